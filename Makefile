@@ -1,0 +1,60 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and a package registry; the rest is installed into .venv.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := flows tasks integrations saa_core
+
+# An install is good for as long as what it was made from is the same: these two files, in this folder.
+# The stamps of another state go before an install starts, so an interrupted one is never taken for a finished one.
+STAMP := .venv/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | cut -d ' ' -f 1)
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help demo test setup check clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile
+
+demo: $(STAMP)-base ## the whole loop on a made product, about a minute after the first install
+	$(BIN)/saa demo
+
+test: check ## check, then the whole test suite with its coverage limits
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
+	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
+
+check: $(STAMP)-test ## lint, types and import directions
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+setup: $(STAMP)-foundation ## install everything for development: extras foundation and test
+
+clean: ## remove .venv, caches and what the demo wrote
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov build dist saa-demo
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not one: try 'make PYTHON=python3.11 ...'" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+
+$(STAMP)-base: | $(BIN)/python
+	@echo "Installing into .venv (once; minutes, not seconds) ..."
+	@rm -f .venv/.installed-*
+	$(INSTALL) .
+	@touch $@
+
+$(STAMP)-test: | $(BIN)/python
+	@echo "Installing into .venv with the extra test (once; minutes, not seconds) ..."
+	@rm -f .venv/.installed-*
+	$(INSTALL) '.[test]'
+	@touch $(STAMP)-base $@
+
+$(STAMP)-foundation: | $(BIN)/python
+	@echo "Installing into .venv with all extras (once; about 7 GB) ..."
+	@rm -f .venv/.installed-*
+	$(INSTALL) '.[foundation,test]'
+	@touch $(STAMP)-base $(STAMP)-test $@

@@ -1,0 +1,1 @@
+"""Prefect flows that compose tasks, their deployments, and the `saa` command line."""

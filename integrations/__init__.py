@@ -1,0 +1,1 @@
+"""Everything outside the method: settings, catalog, blobs, file formats, Label Studio, FiftyOne."""

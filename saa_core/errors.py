@@ -1,0 +1,57 @@
+"""Every error that the packages raise on purpose, as one tree.
+
+SaaError
+├── MaskError     a run-length mask that is not one
+├── ImageError    one image file cannot be used; the run goes on without it
+├── BundleError   a prompt bundle that cannot be read or is not known
+├── DatasetError  a folder, glob or list that holds no usable image set
+├── StoreError    the workspace, its catalog or a stored file cannot be used
+└── MetricError   scores or masks that a metric is not defined for
+"""
+
+from __future__ import annotations
+
+
+class SaaError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+
+class MaskError(SaaError, ValueError):
+    """A run-length mask that is not one: wrong sum of runs, bad string, sizes that differ."""
+
+
+class MetricError(SaaError, ValueError):
+    """Scores or masks that a metric is not defined for."""
+
+
+class _NamedError(SaaError):
+    """An error about one named thing.
+
+    Args:
+        name: What the user calls it: a path, a URL, an id.
+        reason: What is wrong and what to do, as one line without the name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[_NamedError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+class ImageError(_NamedError):
+    """One image file cannot be used."""
+
+
+class BundleError(_NamedError):
+    """A prompt bundle that cannot be read or is not known."""
+
+
+class DatasetError(_NamedError):
+    """A folder, glob or list that holds no usable image set."""
+
+
+class StoreError(_NamedError):
+    """The workspace, its catalog or a stored file cannot be used."""

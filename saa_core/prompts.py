@@ -1,0 +1,281 @@
+"""Prompt bundles: the four prompts of SAA++ and the decision, as one immutable, hashed document per product.
+
+A bundle's id is the SHA-256 of its canonical content and its parent's id, so a bundle cannot change under its name and
+a chain of refinements can be followed back. Language, property, saliency and confidence prompts are those of the paper
+(Cao et al., VAND 2023); `Profile` names the settings that tell its equations from the authors' released program.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from saa_core.errors import BundleError
+
+Profile = Literal["batch", "paper", "reference"]
+Prompt = Literal["language", "property", "saliency", "confidence"]
+SaliencySource = Literal["batch", "image-nearest", "image-farthest", "object"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
+
+
+class Phrase(_Strict):
+    """Words for one kind of defect.
+
+    Attributes:
+        text: The words, without '.'; a '.' separates phrases inside a caption.
+        weight: Multiplies the phrase's scores; 0 silences it.
+        threshold: Scores of the phrase below it count as 0, in [0, 1].
+        caption: Phrases with the same number share one caption, hence one pass of a text-prompted detector;
+            None is a caption of its own.
+    """
+
+    text: str = Field(min_length=1, max_length=200)
+    weight: float = Field(default=1.0, ge=0.0, le=10.0)
+    threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    caption: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"text": value} if isinstance(value, str) else value
+
+    @field_validator("text")
+    @classmethod
+    def _one_phrase(cls, text: str) -> str:
+        if "." in text.rstrip("."):
+            raise ValueError(f"{text!r} holds several phrases; list them one by one")
+        return text.rstrip(". ")
+
+
+class LanguagePrompt(_Strict):
+    """P^L: class-agnostic phrases T_a, class-specific phrases T_s, and the name of the inspected object."""
+
+    agnostic: tuple[Phrase, ...] = (Phrase(text="anomaly"), Phrase(text="defect"))
+    specific: tuple[Phrase, ...] = ()
+    object: str | None = None
+    background: str | None = None
+
+
+class PropertyPrompt(_Strict):
+    """P^P, Eq. 4.
+
+    Attributes:
+        area_min: A region must cover at least this share of the object's area.
+        area_max: theta_area: and less than this share; None is no limit, since a defect may be the whole object.
+        location: At least this share of the region lies on the object. The paper calls it theta_IoU; a small defect has
+            a tiny true IoU with its object, so the test is containment |r and object| / |r|.
+        measure: Areas of `mask`s (the equations) or of `box`es (the released program).
+        objects: Number of objects in an image; an object covers less than 1/objects of it.
+    """
+
+    area_min: float = Field(default=0.0, ge=0.0, le=1.0)
+    area_max: float | None = Field(default=None, gt=0.0, le=1.0)
+    location: float = Field(default=0.5, ge=0.0, le=1.0)
+    measure: Literal["mask", "box"] = "mask"
+    objects: int = Field(default=1, ge=1)
+
+
+class SaliencyPrompt(_Strict):
+    """P^S, Eq. 5-7.
+
+    Attributes:
+        source: Where a pixel's neighbours are looked for: the other images of the set, the image itself (nearest as in
+            the paper, or farthest as in the released program), or the other objects in the image.
+        neighbours: N of Eq. 5, for the image as context.
+        gain: g in exp(g * mean saliency); 0 switches the prompt off.
+    """
+
+    source: SaliencySource = "batch"
+    neighbours: int = Field(default=400, ge=1)
+    gain: float = Field(default=1.0, ge=0.0, le=20.0)
+
+
+class ConfidencePrompt(_Strict):
+    """P^C, Eq. 8-9.
+
+    Attributes:
+        top_k: K of Eq. 8; None keeps every region.
+        suppression: A region whose mask overlaps a better one by more than this IoU is dropped; 1 keeps duplicates.
+        map: Eq. 9 as printed (`mean`), as released (`shrunk`, one is added to the denominator), or the `dense` map:
+            saliency fused with the phrases' evidence, which needs no region to cover a pixel.
+    """
+
+    top_k: int | None = Field(default=5, ge=1)
+    suppression: float = Field(default=1.0, gt=0.0, le=1.0)
+    map: Literal["mean", "shrunk", "dense"] = "mean"
+
+
+class Decision(_Strict):
+    """Where scores are cut.
+
+    Attributes:
+        score_floor: Candidates whose best phrase scores less are dropped before Eq. 4.
+        region_floor: Regions of less confidence are not shown.
+        threshold: Where the anomaly map is cut into a mask.
+    """
+
+    score_floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    region_floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+
+
+class PromptBundle(_Strict):
+    """One product's prompts, immutable and hashed; the unit that is versioned, promoted and rolled back."""
+
+    product: str = Field(min_length=1)
+    profile: Profile = "batch"
+    parent: str | None = None
+    origin: str = ""
+    """Where the figures come from, for the reader; part of the hash."""
+    language: LanguagePrompt = LanguagePrompt()
+    property: PropertyPrompt = PropertyPrompt()
+    saliency: SaliencyPrompt = SaliencyPrompt()
+    confidence: ConfidencePrompt = ConfidencePrompt()
+    decision: Decision = Decision()
+
+    @cached_property
+    def id(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical content (which holds the parent's id)."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """Class-agnostic phrases, then class-specific ones; a text that occurs twice counts once, the later wins."""
+        return tuple({phrase.text: phrase for phrase in (*self.language.agnostic, *self.language.specific)}.values())
+
+    def canonical(self) -> str:
+        """The content as JSON: keys sorted, no white space, every default written out."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def to_yaml(self) -> str:
+        """The content as YAML for a person; `PromptBundle.from_yaml` gives back an equal bundle."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    @classmethod
+    def from_yaml(cls, text: str, name: str = "bundle") -> Self:
+        """Read a bundle.
+
+        Raises:
+            BundleError: `text` is not YAML, holds an unknown key (the nearest known one is named) or a bad value.
+        """
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BundleError(name, f"not YAML: {error}") from error
+        return cls.from_content(content, name)
+
+    @classmethod
+    def from_content(cls, content: object, name: str = "bundle") -> Self:
+        """Validate parsed content; errors as in `from_yaml`."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise BundleError(name, "; ".join(_explain(error))) from error
+
+    def changed(self, **sections: Any) -> Self:
+        """A bundle with sections replaced, e.g. ``changed(confidence={"top_k": 3})``; the rest of a section stays."""
+        content = self.model_dump()
+        for section, value in sections.items():
+            content[section] = content[section] | value if isinstance(value, Mapping) else value
+        return type(self).from_content(content, self.product)
+
+    def with_profile(self, profile: Profile) -> Self:
+        """The same prompts under the settings of another profile, its class-agnostic phrases included."""
+        bundle = self.changed(profile=profile, **_PROFILES[profile])
+        if profile != "reference":
+            return bundle.changed(language={"agnostic": LanguagePrompt().agnostic})
+        name = self.language.object or self.product
+        captions = [f"{noun} on {name}" for noun in ("defect", "damage", "flaw")]
+        source = "object" if self.property.objects > 1 else "image-farthest"
+        return bundle.changed(language={"agnostic": captions}, saliency={"source": source})
+
+    def without(self, *prompts: Prompt) -> Self:
+        """The ablations of the paper's Table 2: the bundle with whole prompts switched off."""
+        bundle = self
+        for prompt in prompts:
+            bundle = bundle.changed(**_ABLATIONS[prompt])
+        return bundle
+
+
+_PROFILES: dict[Profile, dict[str, dict[str, object]]] = {
+    "batch": {
+        "property": {"measure": "mask", "location": 0.5},
+        "saliency": {"source": "batch", "gain": 1.0},
+        "confidence": {"map": "dense", "suppression": 0.5},
+    },
+    "paper": {
+        "property": {"measure": "mask", "location": 0.5},
+        "saliency": {"source": "image-nearest", "neighbours": 400, "gain": 1.0},
+        "confidence": {"map": "mean", "suppression": 1.0},
+        "decision": {"score_floor": 0.0, "region_floor": 0.0},
+    },
+    "reference": {
+        "property": {"measure": "box", "location": 0.0},
+        "saliency": {"source": "image-farthest", "neighbours": 400, "gain": 3.0},
+        "confidence": {"map": "shrunk", "suppression": 1.0},
+        "decision": {"score_floor": 0.1, "region_floor": 0.0},
+    },
+}
+"""The typed switches between the equations, the released program and the set as context."""
+
+_ABLATIONS: dict[Prompt, dict[str, dict[str, object]]] = {
+    "language": {"language": {"agnostic": [{"text": "anomaly"}], "specific": []}},
+    "property": {"property": {"area_min": 0.0, "area_max": None, "location": 0.0}},
+    # The dense map is saliency itself; without saliency the map is what the regions alone say.
+    "saliency": {"saliency": {"gain": 0.0}, "confidence": {"map": "mean"}},
+    "confidence": {"confidence": {"top_k": None}},
+}
+
+
+def diff(old: PromptBundle, new: PromptBundle) -> list[tuple[str, object, object]]:
+    """What changed from `old` to `new`: (dotted path, old value, new value), sorted by path; phrases are keyed by text."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return [
+        (path, before.get(path), after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _flatten(bundle: PromptBundle) -> Iterator[tuple[str, object]]:
+    content = bundle.model_dump(mode="json")
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            yield key, value
+            continue
+        for name, leaf in value.items():
+            if name in ("agnostic", "specific"):
+                for phrase in leaf:
+                    yield f"{key}.{name}[{phrase['text']}]", {k: v for k, v in phrase.items() if k != "text"}
+            else:
+                yield f"{key}.{name}", leaf
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"]) or "content"
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1, cutoff=0.0)
+            yield f"unknown key {path!r}" + (f", did you mean {near[0]!r}?" if near else "")
+        else:
+            yield f"{path}: {problem['msg']}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = PromptBundle
+    for part in location:
+        if part in ("agnostic", "specific"):
+            return list(Phrase.model_fields)
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else model
+    return list(model.model_fields)

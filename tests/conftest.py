@@ -1,0 +1,20 @@
+"""Fixtures and settings for all rooms."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# The machine's load must not fail a test, and a failure must come back on the next run.
+settings.register_profile("saa", deadline=None, derandomize=True)
+settings.load_profile("saa")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and prompts beside the project, which is not part of it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder ../shared with real images, which is not part of the project")
+    return SHARED

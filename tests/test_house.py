@@ -1,0 +1,68 @@
+"""Promises about the project as a whole, which no single module can keep."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import saa_core
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+
+HEAVY = {"torch", "torchvision", "transformers", "prefect", "sqlalchemy", "fsspec", "typer", "rich", "fiftyone"}
+TEXT = {".cfg", ".html", ".ini", ".j2", ".jinja", ".mako", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+
+
+def test_version_is_one() -> None:
+    assert saa_core.__version__ == PROJECT["version"]
+
+
+def test_importing_the_core_loads_nothing_heavy() -> None:
+    code = "import sys, saa_core; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "saa_core" in done.stdout.split()
+    assert HEAVY.isdisjoint(done.stdout.split())
+
+
+def test_readme_names_only_targets_that_make_has() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "setup", "check"} <= targets
+    assert set(re.findall(r"\bmake ([a-z]+)\b", code_of(README))) <= targets
+
+
+def test_readme_names_only_verbs_that_saa_has() -> None:
+    typer = pytest.importorskip("typer.main", reason="the command line needs typer")
+    cli = pytest.importorskip("flows.cli", reason="the command line is not part of this checkout")
+    verbs = set(typer.get_command(cli.app).commands)
+    assert set(re.findall(r"(?:^|`)saa ([a-z]+)", code_of(README), re.MULTILINE)) <= verbs
+
+
+def test_every_pin_is_exact_or_says_why_not() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    loose = [i for i, line in enumerate(lines) if line and not line.startswith("#") and "==" not in line]
+    assert all(lines[i - 1].startswith("#") for i in loose)
+
+
+def test_no_file_names_a_package_registry() -> None:
+    # In pieces, or this file would be the first offender.
+    hosts = re.compile("|".join(("py" + r"pi\.org", "python" + r"hosted\.org", "test" + r"\.pypi", "--" + "index-url")))
+    offenders = [path for path in own_files() if hosts.search(path.read_text(encoding="utf-8"))]
+    assert offenders == []
+
+
+def code_of(markdown: str) -> str:
+    """Fenced blocks and inline code; prose may say what it likes."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL))
+
+
+def own_files() -> Iterator[Path]:
+    """Text files of the project, found without git, which a tarball lacks."""
+    for folder in (".", ".ci", "flows", "tasks", "integrations", "saa_core", "tests"):
+        pattern = "*" if folder in (".", ".ci") else "**/*"
+        yield from (p for p in (ROOT / folder).glob(pattern) if p.suffix in TEXT or p.name in ("Makefile", "run"))
