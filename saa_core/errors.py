@@ -6,6 +6,7 @@ SaaError
 ├── BundleError   a prompt bundle that cannot be read or is not known
 ├── DatasetError  a folder, glob or list that holds no usable image set
 ├── StoreError    the workspace, its catalog or a stored file cannot be used
+├── SettingsError a setting that is unknown or has a bad value
 └── MetricError   scores or masks that a metric is not defined for
 """
 
@@ -55,3 +56,7 @@ class DatasetError(_NamedError):
 
 class StoreError(_NamedError):
     """The workspace, its catalog or a stored file cannot be used."""
+
+
+class SettingsError(_NamedError):
+    """A setting that is unknown or has a bad value."""

@@ -23,7 +23,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
-# A run of a 32-bit mask differs from another by less than 2**33: seven groups of five bits.
+_MAX_PIXELS = 2**32 - 1
+# Two runs of such a mask differ by less than 2**32: with the sign, seven groups of five bits.
 _MAX_GROUPS = 7
 
 
@@ -35,13 +36,13 @@ class Rle:
     with equal hashes, however they were written.
 
     Attributes:
-        height: image height in pixels, at least 1.
-        width: image width in pixels, at least 1.
-        counts: uint32 (n,), read-only; lengths in pixels, column-major, the first is background; their sum is
+        height: Image height in pixels, at least 1.
+        width: Image width in pixels, at least 1.
+        counts: Uint32 (n,), read-only; lengths in pixels, column-major, the first is background; their sum is
             height * width. Any integer sequence is accepted.
 
     Raises:
-        MaskError: the size is not positive, a run is negative or not an integer, or the sum is wrong.
+        MaskError: The size is not positive, a run is negative or not an integer, or the sum is wrong.
     """
 
     height: int
@@ -94,16 +95,16 @@ def encode(mask: Bools) -> Rle:
     """Run-lengths of a mask.
 
     Args:
-        mask: bool (H, W), H and W at least 1, in any memory order.
+        mask: Bool (H, W), H and W at least 1, in any memory order.
 
     Raises:
-        MaskError: not a two-dimensional bool array, or without pixels.
+        MaskError: Not a two-dimensional bool array, or without pixels.
 
     Example:
         >>> encode(np.array([[False, True], [True, True]])).counts.tolist()
         [1, 3]
     """
-    _check_mask(mask)
+    check_mask(mask)
     height, width = mask.shape
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
@@ -119,16 +120,16 @@ def encode_crop(crop: Bools, top: int, left: int, height: int, width: int) -> Rl
     """Run-lengths of a mask known only inside a window, background outside; no full-size array is made.
 
     Args:
-        crop: bool (h, w), the window's pixels, h and w at least 1.
-        top: row of the window's first pixel in the image.
-        left: column of the window's first pixel in the image.
-        height: image height in pixels.
-        width: image width in pixels.
+        crop: Bool (h, w), the window's pixels, h and w at least 1.
+        top: Row of the window's first pixel in the image.
+        left: Column of the window's first pixel in the image.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Raises:
         MaskError: `crop` is not a mask, or the window is not inside the image.
     """
-    _check_mask(crop)
+    check_mask(crop)
     _check_size(height, width)
     rows, columns = crop.shape
     if top < 0 or left < 0 or top + rows > height or left + columns > width:
@@ -157,7 +158,7 @@ def decode_crop(rle: Rle) -> tuple[Bools, int, int]:
     """Pixels inside the mask's box, the inverse of `encode_crop`.
 
     Returns:
-        bool (h, w), a view of column-major memory, and the row and column of its first pixel. An empty mask gives
+        Bool (h, w), a view of column-major memory, and the row and column of its first pixel. An empty mask gives
         (0, 0) pixels.
     """
     x0, y0, x1, y1 = rle.box
@@ -168,16 +169,27 @@ def resize(rle: Rle, height: int, width: int) -> Rle:
     """The mask at another size, by nearest pixel centre.
 
     Args:
-        rle: the mask.
-        height: new image height in pixels, at least 1.
-        width: new image width in pixels, at least 1.
+        rle: The mask.
+        height: New image height in pixels, at least 1.
+        width: New image width in pixels, at least 1.
 
     Raises:
-        MaskError: the new size is not positive.
+        MaskError: The new size is not positive.
     """
     _check_size(height, width)
     rows, columns = _nearest(rle.height, height), _nearest(rle.width, width)
     return encode(decode(rle)[rows[:, None], columns])
+
+
+def check_mask(mask: Bools) -> None:
+    """Refuse what is not a mask.
+
+    Raises:
+        MaskError: Not a two-dimensional bool array, or without pixels.
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise MaskError(f"a mask is a bool array (H, W), not {mask.dtype} {mask.shape}")
+    _check_size(*mask.shape)
 
 
 # -------------------------------------------------------------------------------------------------- written run-lengths
@@ -204,12 +216,12 @@ def from_string(text: str | bytes, height: int, width: int) -> Rle:
     """The inverse of `to_string`.
 
     Args:
-        text: compressed run-lengths, as a string or as ASCII bytes.
-        height: image height in pixels.
-        width: image width in pixels.
+        text: Compressed run-lengths, as a string or as ASCII bytes.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Raises:
-        MaskError: a character that the code does not use, a number cut off or too long, or runs that do not fit.
+        MaskError: A character that the code does not use, a number cut off or too long, or runs that do not fit.
     """
     letters = _letters(text)
     more, bits = (letters & 0x20) > 0, letters & 0x1F
@@ -240,7 +252,7 @@ def from_coco(segmentation: Mapping[str, Any]) -> Rle:
         segmentation: {"size": [height, width], "counts": compressed str or bytes, or sequence of int}.
 
     Raises:
-        MaskError: a key is missing, `size` is not two positive integers, or the run-lengths are not valid.
+        MaskError: A key is missing, `size` is not two positive integers, or the run-lengths are not valid.
     """
     missing = [key for key in ("size", "counts") if key not in segmentation]
     if missing:
@@ -260,10 +272,10 @@ def intersections(a: Sequence[Rle], b: Sequence[Rle]) -> Ints:
     """Shared pixels of every pair, counted on the runs.
 
     Returns:
-        int64 (len(a), len(b)).
+        Int64 (len(a), len(b)).
 
     Raises:
-        MaskError: the masks are not all of one size.
+        MaskError: The masks are not all of one size.
     """
     _check_same_size([*a, *b])
     table = np.zeros((len(a), len(b)), np.int64)
@@ -285,10 +297,10 @@ def iou(a: Sequence[Rle], b: Sequence[Rle]) -> Floats:
     """Intersection over union of every pair; 0 where both are empty, as in COCO.
 
     Returns:
-        float64 (len(a), len(b)) in [0, 1].
+        Float64 (len(a), len(b)) in [0, 1].
 
     Raises:
-        MaskError: the masks are not all of one size.
+        MaskError: The masks are not all of one size.
     """
     shared = intersections(a, b)
     together = _areas(a)[:, None] + _areas(b)[None, :] - shared
@@ -301,10 +313,10 @@ def containment(a: Sequence[Rle], b: Sequence[Rle]) -> Floats:
     This is the location test of Eq. 4 (arXiv 2305.10724): a small defect has a tiny IoU with the object it lies on.
 
     Returns:
-        float64 (len(a), len(b)) in [0, 1].
+        Float64 (len(a), len(b)) in [0, 1].
 
     Raises:
-        MaskError: the masks are not all of one size.
+        MaskError: The masks are not all of one size.
     """
     return _share(intersections(a, b), _areas(a)[:, None])
 
@@ -313,7 +325,7 @@ def union(masks: Sequence[Rle]) -> Rle:
     """Pixels that are in any of the masks.
 
     Raises:
-        MaskError: no mask at all, or masks of different sizes.
+        MaskError: No mask at all, or masks of different sizes.
     """
     if not masks:
         raise MaskError("the union of no masks has no size")
@@ -394,26 +406,24 @@ def _letters(text: str | bytes) -> Ints:
     return letters
 
 
-def _check_mask(mask: Bools) -> None:
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise MaskError(f"a mask is a bool array (H, W), not {mask.dtype} {mask.shape}")
-    _check_size(*mask.shape)
-
-
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise MaskError(f"a mask needs at least one pixel, not {height} x {width}")
+    if height * width > _MAX_PIXELS:
+        raise MaskError(f"a mask of {height} x {width} has more pixels than a 32-bit run can hold")
 
 
 def _checked_counts(counts: Any, height: int, width: int) -> Ints:
     runs = np.asarray(counts)
     if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer):
         raise MaskError(f"run-lengths are a flat list of whole numbers, not {runs.dtype} {runs.shape}")
-    if runs.min(initial=0) < 0:
-        raise MaskError(f"run {int(runs.argmin())} is negative: {runs.min()}")
+    pixels = height * width
+    wrong = np.flatnonzero((runs < 0) | (runs > pixels))
+    if wrong.size:
+        raise MaskError(f"run {wrong[0]} of {height} x {width} pixels cannot be {runs[wrong[0]]} long")
     total = int(runs.sum(dtype=np.int64))
-    if total != height * width:
-        raise MaskError(f"the runs hold {total} pixels, {height} x {width} has {height * width}")
+    if total != pixels:
+        raise MaskError(f"the runs hold {total} pixels, {height} x {width} has {pixels}")
     return runs.astype(np.int64)
 
 

@@ -29,7 +29,7 @@ from saa_core.types import RGB, AnomalyResult, BoolMask, Candidates, FloatMap, R
 
 @dataclass(slots=True)
 class SegmentAnyAnomaly:
-    """The three models behind the method, and a count of their calls.
+    """The three models behind the method, and a count of their calls. The models may be shared; the count is not.
 
     Attributes:
         generator: Finds boxes for phrases (Eq. 1).
@@ -90,21 +90,23 @@ def prior_map(key: str, image: RGB, features: FloatMap, context: BatchContext) -
     return dense_map(context.saliency(key, features), image)
 
 
-def saliency_map(features: FloatMap, prior: FloatMap, prompt: SaliencyPrompt, objects: Sequence[Rle] = ()) -> FloatMap:
-    """Eq. 5 with the context that the bundle names.
+def saliency_map(features: FloatMap, prompt: SaliencyPrompt, objects: Sequence[Rle] = ()) -> FloatMap:
+    """Eq. 5 with the image or its objects as context; the source `batch` is `prior_map`.
 
     Args:
         features: float32 (h, w, C) of the image.
-        prior: What `prior_map` gave; it is the answer for the source `batch`.
         prompt: Source and neighbours.
         objects: Masks of the inspected objects, for the source `object`.
 
     Returns:
-        float32 (h', w').
+        float32 (h, w).
+
+    Raises:
+        ValueError: The source is `batch`.
     """
     match prompt.source:
         case "batch":
-            return prior
+            raise ValueError("the set is the context: see prior_map")
         case "object":
             height, width = features.shape[:2]
             grids = [masks.decode(masks.resize(mask, height, width)) for mask in objects]

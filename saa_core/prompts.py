@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -54,7 +55,10 @@ class Phrase(_Strict):
     def _one_phrase(cls, text: str) -> str:
         if "." in text.rstrip("."):
             raise ValueError(f"{text!r} holds several phrases; list them one by one")
-        return text.rstrip(". ")
+        text = text.rstrip(".").rstrip()
+        if not text:
+            raise ValueError("a phrase needs words")
+        return text
 
 
 class LanguagePrompt(_Strict):
@@ -82,7 +86,7 @@ class PropertyPrompt(_Strict):
     area_max: float | None = Field(default=None, gt=0.0, le=1.0)
     location: float = Field(default=0.5, ge=0.0, le=1.0)
     measure: Literal["mask", "box"] = "mask"
-    objects: int = Field(default=1, ge=1)
+    objects: int = Field(default=1, ge=1, strict=True)
 
 
 class SaliencyPrompt(_Strict):
@@ -130,7 +134,10 @@ class Decision(_Strict):
 
 
 class PromptBundle(_Strict):
-    """One product's prompts, immutable and hashed; the unit that is versioned, promoted and rolled back."""
+    """One product's prompts, immutable and hashed; the unit that is versioned, promoted and rolled back.
+
+    What a bundle does not state, its profile sets; what the profile leaves open has the defaults above.
+    """
 
     product: str = Field(min_length=1)
     profile: Profile = "batch"
@@ -143,12 +150,18 @@ class PromptBundle(_Strict):
     confidence: ConfidencePrompt = ConfidencePrompt()
     decision: Decision = Decision()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_profile(cls, content: object) -> object:
+        return _filled(content) if isinstance(content, Mapping) else content
+
     @cached_property
     def id(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the canonical content (which holds the parent's id)."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
-    @property
+    # Cached, like the id, since it is asked for per image; `property` names a section in this class.
+    @cached_property
     def phrases(self) -> tuple[Phrase, ...]:
         """Class-agnostic phrases, then class-specific ones; a text that occurs twice counts once, the later wins."""
         return tuple({phrase.text: phrase for phrase in (*self.language.agnostic, *self.language.specific)}.values())
@@ -166,13 +179,10 @@ class PromptBundle(_Strict):
         """Read a bundle.
 
         Raises:
-            BundleError: `text` is not YAML, holds an unknown key (the nearest known one is named) or a bad value.
+            BundleError: `text` is neither YAML nor JSON, holds an unknown key (the nearest known one is named) or a
+                bad value.
         """
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise BundleError(name, f"not YAML: {error}") from error
-        return cls.from_content(content, name)
+        return cls.from_content(parse(text, name), name)
 
     @classmethod
     def from_content(cls, content: object, name: str = "bundle") -> Self:
@@ -183,35 +193,49 @@ class PromptBundle(_Strict):
             raise BundleError(name, "; ".join(_explain(error))) from error
 
     def changed(self, **sections: Any) -> Self:
-        """A bundle with sections replaced, e.g. ``changed(confidence={"top_k": 3})``; the rest of a section stays."""
+        """A bundle with sections replaced, e.g. ``changed(confidence={"top_k": 3})``; the rest of a section stays.
+
+        Raises:
+            BundleError: As in `from_yaml`.
+        """
         content = self.model_dump()
         for section, value in sections.items():
-            content[section] = content[section] | value if isinstance(value, Mapping) else value
+            old = content.get(section)
+            content[section] = {**old, **value} if isinstance(old, dict) and isinstance(value, Mapping) else value
         return type(self).from_content(content, self.product)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """`changed`, since pydantic's own copy would neither validate nor forget the old id; `deep` has no effect."""
+        return self.changed(**(update or {}))
+
     def with_profile(self, profile: Profile) -> Self:
-        """The same prompts under the settings of another profile, its class-agnostic phrases included."""
-        bundle = self.changed(profile=profile, **_PROFILES[profile])
-        if profile != "reference":
-            return bundle.changed(language={"agnostic": LanguagePrompt().agnostic})
-        name = self.language.object or self.product
-        captions = [f"{noun} on {name}" for noun in ("defect", "damage", "flaw")]
-        source = "object" if self.property.objects > 1 else "image-farthest"
-        return bundle.changed(language={"agnostic": captions}, saliency={"source": source})
+        """The same prompts under the settings of another profile, its class-agnostic phrases included.
+
+        The bundle itself, if it has that profile already. Where the released program puts the data set's name of the
+        class into its captions, we put the object's word (differs for VisA's capsules, macaroni and pcb classes).
+        """
+        if profile == self.profile:
+            return self
+        settings = _settings(profile, self.language.object or self.product, self.property.objects)
+        return self.changed(profile=profile, **settings)
 
     def without(self, *prompts: Prompt) -> Self:
         """The ablations of the paper's Table 2: the bundle with whole prompts switched off."""
         bundle = self
         for prompt in prompts:
             bundle = bundle.changed(**_ABLATIONS[prompt])
+        if "saliency" in prompts and bundle.confidence.map == "dense":
+            # The dense map is saliency itself; without saliency the map is what the regions alone say.
+            bundle = bundle.changed(confidence={"map": "mean"})
         return bundle
 
 
-_PROFILES: dict[Profile, dict[str, dict[str, object]]] = {
+_PROFILES: dict[str, dict[str, dict[str, object]]] = {
     "batch": {
         "property": {"measure": "mask", "location": 0.5},
-        "saliency": {"source": "batch", "gain": 1.0},
+        "saliency": {"source": "batch", "neighbours": 400, "gain": 1.0},
         "confidence": {"map": "dense", "suppression": 0.5},
+        "decision": {"score_floor": 0.0, "region_floor": 0.0},
     },
     "paper": {
         "property": {"measure": "mask", "location": 0.5},
@@ -226,19 +250,67 @@ _PROFILES: dict[Profile, dict[str, dict[str, object]]] = {
         "decision": {"score_floor": 0.1, "region_floor": 0.0},
     },
 }
-"""The typed switches between the equations, the released program and the set as context."""
+"""The typed switches between the equations, the released program and the set as context; all set the same keys."""
 
 _ABLATIONS: dict[Prompt, dict[str, dict[str, object]]] = {
     "language": {"language": {"agnostic": [{"text": "anomaly"}], "specific": []}},
     "property": {"property": {"area_min": 0.0, "area_max": None, "location": 0.0}},
-    # The dense map is saliency itself; without saliency the map is what the regions alone say.
-    "saliency": {"saliency": {"gain": 0.0}, "confidence": {"map": "mean"}},
+    "saliency": {"saliency": {"gain": 0.0}},
     "confidence": {"confidence": {"top_k": None}},
 }
 
 
+def _settings(profile: str, name: object, objects: object) -> dict[str, dict[str, object]]:
+    """What a profile sets for a product that shows `objects` times `name`; nothing for an unknown profile."""
+    settings = _PROFILES.get(profile, {})
+    if profile != "reference":
+        return settings | {"language": {"agnostic": LanguagePrompt().agnostic}}
+    source = "object" if isinstance(objects, int) and objects > 1 else "image-farthest"
+    captions = [f"{noun} on {name}" for noun in ("defect", "damage", "flaw")]
+    return settings | {"language": {"agnostic": captions}, "saliency": settings["saliency"] | {"source": source}}
+
+
+def _filled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content before validation, with what it leaves open set by its profile."""
+    stated = {section: _stated(value) for section, value in content.items()}
+    language, limits = (stated[key] if isinstance(stated.get(key), dict) else {} for key in ("language", "property"))
+    name = language.get("object") or stated.get("product")
+    settings = _settings(str(stated.get("profile", "batch")), name, limits.get("objects"))
+    for section, values in settings.items():
+        given = stated.get(section, {})
+        stated[section] = values | given if isinstance(given, dict) else given
+    return stated
+
+
+def _stated(section: Any) -> Any:
+    return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else section
+
+
+def parse(text: str, name: str) -> object:
+    """The content of a YAML or JSON file.
+
+    Raises:
+        BundleError: It is neither; `name` is what the user calls the file.
+    """
+    with suppress(ValueError):
+        return json.loads(text)  # first, since JSON may be indented by tabs, which YAML refuses
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
+        raise BundleError(name, f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that `word` resembles most, for an error message."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+
+
 def diff(old: PromptBundle, new: PromptBundle) -> list[tuple[str, object, object]]:
-    """What changed from `old` to `new`: (dotted path, old value, new value), sorted by path; phrases are keyed by text."""
+    """What changed from `old` to `new`: (dotted path, old value, new value), sorted by path.
+
+    Phrases are keyed by their text, so their order does not count here, though it does in the id. None stands for a
+    phrase that is not there.
+    """
     before, after = dict(_flatten(old)), dict(_flatten(new))
     return [
         (path, before.get(path), after.get(path))
@@ -265,10 +337,10 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"]) or "content"
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1, cutoff=0.0)
-            yield f"unknown key {path!r}" + (f", did you mean {near[0]!r}?" if near else "")
+            near = nearest(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]))
+            yield f"unknown key {path!r}, did you mean {near!r}?"
         else:
-            yield f"{path}: {problem['msg']}"
+            yield f"{path}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -45,6 +45,6 @@ def keep(
     Returns:
         bool (n,). A region without pixels never passes.
     """
-    share = areas / object_pixels
-    small = share < prompt.area_max if prompt.area_max is not None else np.ones(areas.shape, bool)
-    return (areas > 0) & (share >= prompt.area_min) & small & (containment >= prompt.location)
+    least = prompt.area_min * object_pixels
+    limit = np.inf if prompt.area_max is None else prompt.area_max * object_pixels
+    return (areas > 0) & (areas >= least) & (areas < limit) & (containment >= prompt.location)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saa_core.errors import MaskError
 from saa_core.masks import Rle
 from saa_core.types import BoolMask, FloatMap
 
-_ROWS = 256
-"""Cells compared at once: bounds the similarity block to 256 x cells floats."""
+_BLOCK = 2**23
+"""Similarities held at once, 32 MiB of them, however many cells there are."""
 
 
 def image_context(features: FloatMap, neighbours: int = 400, *, farthest: bool = False) -> FloatMap:
@@ -31,9 +32,9 @@ def image_context(features: FloatMap, neighbours: int = 400, *, farthest: bool =
     """
     cells = normalise(features).reshape(-1, features.shape[-1])
     count = min(neighbours, len(cells))
-    rows = [_mean_distance(cells[i : i + _ROWS] @ cells.T, count, farthest) for i in range(0, len(cells), _ROWS)]
+    distance = [_mean_distance(cells[rows] @ cells.T, count, farthest) for rows in _blocks(len(cells), len(cells))]
     scale = 0.5 if farthest else 1.0
-    return (scale * np.concatenate(rows)).reshape(features.shape[:2]).astype(np.float32)
+    return (scale * np.concatenate(distance)).reshape(features.shape[:2]).astype(np.float32)
 
 
 def object_context(features: FloatMap, objects: Sequence[BoolMask]) -> FloatMap:
@@ -41,29 +42,33 @@ def object_context(features: FloatMap, objects: Sequence[BoolMask]) -> FloatMap:
 
     Args:
         features: float32 (h, w, C).
-        objects: m masks (h, w) on the feature grid. A cell of several objects takes the first.
+        objects: m masks (h, w) on the feature grid; they may overlap, since objects are found without suppression.
 
     Returns:
         float32 (h, w) in [0, 1]: (1 - max cos) / 2 over the cells of the other objects; 0 outside all objects, and
         everywhere with fewer than two objects that own a cell, since then there is nothing to compare with.
+        A cell that two objects share counts, among the other's cells, as one without a feature (cos 0): an object is
+        never compared with itself under another box. Of its objects' saliencies a shared cell takes the highest.
 
     Source:
         The released program's saliency for several objects.
     """
-    owner = np.full(features.shape[:2], -1)
-    for index in reversed(range(len(objects))):
-        owner[objects[index]] = index
     saliency = np.zeros(features.shape[:2], np.float32)
-    cells, owners = normalise(features)[owner >= 0], owner[owner >= 0]
-    if len(np.unique(owners)) > 1:
-        saliency[owner >= 0] = _distance_to_others(cells, owners)
+    cells, cover = normalise(features), np.sum(objects, axis=0)
+    for mine in objects:
+        others = cover > mine
+        if mine.any() and others.any():
+            least = 0.0 if (others & mine).any() else -1.0
+            distance = _distance_to_best(cells[mine], cells[others & ~mine], least)
+            saliency[mine] = np.maximum(saliency[mine], distance)
     return saliency
 
 
 def normalise(features: FloatMap) -> FloatMap:
     """Features of unit length along the last axis; a zero feature stays zero."""
     length = np.linalg.norm(features, axis=-1, keepdims=True)
-    return (features / np.where(length > 0, length, 1)).astype(np.float32)
+    unit: FloatMap = (features / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
+    return unit
 
 
 def mean_saliency(masks: Sequence[Rle], saliency: FloatMap) -> NDArray[np.float64]:
@@ -75,7 +80,12 @@ def mean_saliency(masks: Sequence[Rle], saliency: FloatMap) -> NDArray[np.float6
 
     Returns:
         float64 (n,); 0 for a mask without pixels.
+
+    Raises:
+        MaskError: A mask has another size.
     """
+    if any(mask.size != saliency.shape for mask in masks):
+        raise MaskError(f"masks of another size than their saliency map, {saliency.shape}")
     # Masks are column-major runs, so a sum over a mask is a difference of the column-major running sum.
     running = np.concatenate(([0.0], np.cumsum(saliency.ravel(order="F"), dtype=np.float64)))
     return np.array([_sum_of_runs(mask, running) / max(mask.area, 1) for mask in masks])
@@ -91,21 +101,27 @@ def rescore(scores: NDArray[np.float64], prompt: NDArray[np.float64]) -> NDArray
     return scores * prompt
 
 
+def _blocks(cells: int, others: int) -> Iterator[slice]:
+    """Slices of the cells such that a block of similarities, slice x others, stays within `_BLOCK`."""
+    rows = max(1, _BLOCK // max(1, others))
+    return (slice(start, start + rows) for start in range(0, cells, rows))
+
+
 def _mean_distance(similarity: FloatMap, count: int, farthest: bool) -> FloatMap:
     cells = similarity.shape[1]
     if count < cells:
-        cut = count if farthest else cells - count
-        similarity.partition(cut - 1 if farthest else cut, axis=1)
+        similarity.partition(count if farthest else cells - count, axis=1)
     chosen = similarity[:, :count] if farthest else similarity[:, cells - count :]
-    distance: FloatMap = 1 - chosen.mean(axis=1)
+    # Rounding may leave the mean of cosines just above 1.
+    distance: FloatMap = np.maximum(1 - chosen.mean(axis=1), 0)
     return distance
 
 
-def _distance_to_others(cells: FloatMap, owners: NDArray[np.int_]) -> FloatMap:
-    distance = np.zeros(len(cells), np.float32)
-    for index in np.unique(owners):
-        mine = owners == index
-        distance[mine] = 0.5 * (1 - (cells[mine] @ cells[~mine].T).max(axis=1))
+def _distance_to_best(cells: FloatMap, others: FloatMap, least: float) -> FloatMap:
+    """(1 - max cos) / 2 of each cell (n, C) to the others (k, C); the maximum is at least `least`."""
+    best = [(cells[rows] @ others.T).max(axis=1, initial=least) for rows in _blocks(len(cells), len(others))]
+    # Rounding may leave a cosine just above 1.
+    distance: FloatMap = 0.5 * (1 - np.minimum(np.concatenate(best), 1))
     return distance
 
 

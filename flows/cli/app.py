@@ -1,0 +1,59 @@
+"""The typer application: verbs are registered here, errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli import bundle, demo, doctor, evaluate, label, report, settings
+from flows.cli.common import Exit, print_json, say
+from saa_core import __version__
+from saa_core.errors import SaaError
+
+app = typer.Typer(
+    name="saa",
+    help="Find defects in product photographs without training: text-prompted, zero-shot anomaly masks (SAA++).\n\n"
+    "Start with `saa demo`, then `saa label PHOTOS --product NAME`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"saa-labeling {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Find defects in product photographs without training."""
+
+
+app.command("label")(label.label)
+app.command("evaluate")(evaluate.evaluate)
+app.command("demo")(demo.demo)
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.add_typer(bundle.app, name="bundle")
+app.add_typer(settings.app, name="config")
+
+
+def main() -> None:
+    """Run `saa`. An error meant for the user is one line on stderr, an object under --json, and exit code 1."""
+    try:
+        app()
+    except SaaError as error:
+        say(f"error: {error}", style="red")
+        if "--json" in sys.argv:
+            print_json({"error": str(error)})
+        sys.exit(Exit.FAILED)
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on where this one stopped")
+        sys.exit(130)

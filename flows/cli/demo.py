@@ -1,0 +1,37 @@
+"""`saa demo`: the main job on a made product, with its figures against the known truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import JsonOption, print_json, progress, say
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images, the workspace and the reports.")] = Path(
+        "saa-demo"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Make photographs of three surfaces with known defects, label them, and show how well the masks fit.
+
+    Example: `saa demo --out /tmp/demo`
+
+    No weights, no GPU, no network. Takes about a minute.
+    """
+    from flows.demo import run_demo
+
+    with progress():
+        result = run_demo(out.absolute())
+    if as_json:
+        print_json(result)
+        return
+    for name, row in {**result["classes"], "mean": result["mean"]}.items():
+        region = "-" if row["region_f1"] is None else f"{row['region_f1']:.2f}"
+        say(f"{name:>14}  max-F1-pixel {row['max_f1_pixel']:.2f}  image AUROC {row['image_auroc']:.2f}  region F1 {region}")
+    say(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
+    for path in result["reports"]:
+        say(f"report: {path}")

@@ -1,0 +1,36 @@
+"""`saa doctor`: what is installed, which models can run, and what to do about the rest."""
+
+from __future__ import annotations
+
+
+import typer
+
+from flows.cli.common import Exit, JsonOption, WorkspaceOption, console, print_json
+from flows.doctor import Check, checks
+from integrations.settings import Settings
+
+
+def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Say what is installed, which models can run, and what to do about the rest.
+
+    Example: `saa doctor`
+
+    Exit code 1 when something that the main job needs is broken.
+    """
+    found = checks(Settings.load(workspace=workspace))
+    if as_json:
+        print_json({"checks": [check._asdict() for check in found]})
+    else:
+        _table(found)
+    if any(check.state == "broken" for check in found):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _table(found: list[Check]) -> None:
+    from rich.table import Table
+
+    table = Table("what", "state", "detail", "to do")
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    for check in found:
+        table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.detail, check.advice)
+    console.print(table)

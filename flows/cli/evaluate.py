@@ -1,0 +1,90 @@
+"""`saa evaluate`: how well the method does where the truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.bundles import bundles_for_classes
+from flows.cli.common import (
+    BundleOption,
+    Exit,
+    JsonOption,
+    Models,
+    ModelsOption,
+    ProfileName,
+    ProfileOption,
+    PromptName,
+    WorkspaceOption,
+    console,
+    print_json,
+    progress,
+    say,
+)
+from integrations.blobs import BlobStore
+from integrations.candidate_store import CandidateStore
+from integrations.catalog import Catalog
+from integrations.settings import Settings
+from saa_core.models import build
+
+
+def evaluate(
+    dataset: Annotated[
+        Path, typer.Argument(help="A folder in MVTec layout, at any depth: <class>/test/<defect|good>, ground_truth.")
+    ],
+    models: ModelsOption = Models.WEIGHT_FREE,
+    profile: ProfileOption = None,
+    bundle: BundleOption = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only this class; may be repeated.")] = None,
+    without: Annotated[
+        list[PromptName] | None, typer.Option("--without", help="Switch a prompt off (ablation); may be repeated.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the method on a data set with known masks, class by class.
+
+    Example: `saa evaluate datasets/mvtec --bundle mvtec --only bottle --without saliency`
+
+    The main figure is max-F1-pixel: the F1 of all pixels of a class pooled, at the best threshold, at 400 x 400.
+    """
+    from flows import evaluate as evaluation
+
+    settings = Settings.load(workspace=workspace)
+    store = CandidateStore(BlobStore(settings.blobs_url), build(models.value), settings.max_pixels)
+    with Catalog(settings.catalog_url) as catalog, progress():
+        bundle_for = bundles_for_classes(
+            bundle, profile.value if profile else None, [prompt.value for prompt in without or []], catalog
+        )
+        figures = evaluation.evaluate(dataset, only or [], bundle_for, store, settings.workers)
+    used = next(iter(figures["classes"]))
+    content = {"models": store.method.models, "profile": bundle_for(used).profile, **figures}
+    if as_json:
+        print_json(content)
+    else:
+        _table(content)
+    if figures["quarantined"]:
+        for name, reason in figures["quarantined"].items():
+            say(f"quarantined: {name}: {reason}", style="yellow")
+        raise typer.Exit(Exit.PARTLY)
+
+
+_COLUMNS = ("max_f1_pixel", "f1_pixel", "pixel_auroc", "aupro", "image_auroc", "region_f1", "seconds_per_image")
+
+
+def _table(content: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{', '.join(content['models'].values())} - profile {content['profile']}")
+    table.add_column("class")
+    for name in _COLUMNS:
+        table.add_column(name.replace("_", " "), justify="right")
+    for name, row in {**content["classes"], "mean": content["mean"]}.items():
+        table.add_row(name, *(_cell(row[column]) for column in _COLUMNS))
+    console.print(table)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

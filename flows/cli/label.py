@@ -1,0 +1,81 @@
+"""`saa label`: photographs in, masks and a report out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.bundles import bundle_for_product
+from flows.cli.common import (
+    BundleOption,
+    Exit,
+    JsonOption,
+    Models,
+    ModelsOption,
+    ProfileName,
+    ProfileOption,
+    WorkspaceOption,
+    print_json,
+    progress,
+    say,
+)
+from flows.runs import LabelRequest, RunSummary
+from integrations.catalog import Catalog
+from integrations.settings import Settings
+
+
+def label(
+    images: Annotated[str, typer.Argument(help="A folder, a glob, a list file (.txt) or an fsspec URL such as s3://.")],
+    product: Annotated[str, typer.Option("--product", help="What the photographs show; any name of yours.")],
+    models: ModelsOption = Models.WEIGHT_FREE,
+    profile: ProfileOption = None,
+    bundle: BundleOption = None,
+    lot: Annotated[str | None, typer.Option("--lot", help="Production lot of these images.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first N images.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Label a set of product photographs: regions, masks, anomaly maps and a report.
+
+    Example: `saa label photos/ --product bottle --bundle mvtec/bottle`
+
+    The same command again calls no model; an interrupted one goes on where it stopped. A photograph that cannot be
+    read is set aside with its reason, and the exit code is 2.
+    """
+    from flows.start import start
+
+    settings = Settings.load(workspace=workspace)
+    with Catalog(settings.catalog_url) as catalog:
+        chosen = bundle_for_product(bundle, product, profile.value if profile else None, catalog)
+    request = LabelRequest(
+        source=images,
+        product=product,
+        bundle=chosen,
+        models=models.value,
+        lot=lot,
+        limit=limit,
+        workspace=str(settings.workspace.absolute()),
+    )
+    with progress():
+        summary = start(request, settings)
+    tell(summary, as_json)
+
+
+def tell(summary: RunSummary, as_json: bool) -> None:
+    """Print a run's summary and end with its exit code."""
+    if as_json:
+        print_json(summary.model_dump())
+    say(f"{summary.sentence()} in {summary.seconds:.1f} s, {summary.model_calls} model calls (run {summary.run})")
+    say(f"models: {', '.join(summary.models.values())} - weight-free, not GroundingDINO or SAM")
+    for note in summary.notes:
+        say(note)
+    if summary.unknown_words:
+        say(f"words no model could use: {', '.join(summary.unknown_words)}")
+    for name, reason in summary.refused[:10]:
+        say(f"quarantined: {name}: {reason}", style="yellow")
+    if len(summary.refused) > 10:
+        say(f"... and {len(summary.refused) - 10} more, see the report", style="yellow")
+    say(f"report: {summary.report}")
+    if not summary.whole:
+        raise typer.Exit(Exit.PARTLY)

@@ -1,0 +1,34 @@
+"""`saa report`: the report of a run, written again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import JsonOption, WorkspaceOption, print_json, say
+from integrations.catalog import Catalog
+from integrations.settings import Settings
+from saa_core.errors import StoreError
+
+
+def report(
+    run: Annotated[str | None, typer.Option("--run", help="A run's id or its beginning. [default: the latest]")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report and the contact sheet of a run again, and say where they are.
+
+    Example: `saa report --run 3f2a`
+    """
+    from integrations.run_report import report_run
+
+    settings = Settings.load(workspace=workspace)
+    with Catalog(settings.catalog_url) as catalog:
+        record = catalog.latest_run() if run is None else catalog.run(run)
+        if record is None:
+            raise StoreError(str(settings.workspace), "holds no run yet; `saa label IMAGES --product P` makes one")
+        path = report_run(record.id, catalog, settings)
+    if as_json:
+        print_json({"run": record.id, "report": str(path), "contact_sheet": str(path.with_name("contact_sheet.png"))})
+    say(f"report: {path}")

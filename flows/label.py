@@ -1,0 +1,192 @@
+"""The `label` flow: a folder of product photographs becomes regions, maps, masks and a report.
+
+    scan -> features of each batch -> the set as context -> candidates of each batch -> decide and write -> report
+
+Whatever was computed before is found by its content, so a killed run goes on where it was, and a bundle that changes
+only numbers calls no model. A bad image is set aside with its reason; the run goes on and says so in its final state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from flows.progress import advance
+from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
+from flows.runtime import one_thread_each
+from integrations.catalog import Catalog, RunImage
+from integrations.image_sets import ImageSet
+from integrations.outputs import RunFolder
+from integrations.settings import Settings
+from saa_core.models import build
+from saa_core.types import ImageRef
+from tasks.context import fit_context
+from tasks.decide import DecidedBatch, decide_and_write
+from tasks.propose import BatchOutcome, extract_features, propose_candidates
+from tasks.report import publish_summary, write_report
+from tasks.scan import scan_images
+
+
+@flow(name="label", flow_run_name="label-{request.product}", validate_parameters=False)
+def label_flow(request: LabelRequest) -> State[RunSummary]:
+    """Label an image set.
+
+    Ends as `Labelled`, or as `LabelledWithQuarantine` when images had to be set aside; the summary is the state's data.
+    """
+    started = time.monotonic()
+    settings = Settings.load(workspace=request.workspace)
+    images = scan_images(request.source, request.limit, request.lot, request.workspace)
+    with Catalog(settings.catalog_url) as catalog, one_thread_each():
+        run = _Run(request, settings, images, catalog)
+        begin(catalog, request, run.id)
+        summary = run.label(started)
+    publish_summary(summary.model_dump())
+    name = "Labelled" if summary.whole else "LabelledWithQuarantine"
+    return Completed(name=name, message=summary.sentence(), data=summary)
+
+
+def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
+    """Run the flow in this process, `workers` batches side by side; raises what the flow raised."""
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers)
+    state: State[RunSummary] = label_flow.with_options(task_runner=runner)(request, return_state=True)
+    return state.result()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One pass over an image set; every step leaves its work in the store, so that a later pass finds it."""
+
+    request: LabelRequest
+    settings: Settings
+    images: ImageSet
+    catalog: Catalog
+    calls: int = 0
+    reused: set[str] = field(default_factory=set)
+    unknown_words: set[str] = field(default_factory=set)
+
+    @property
+    def id(self) -> str:
+        return run_id(self.request, self.images)
+
+    @property
+    def models(self) -> str:
+        return build(self.request.models).id
+
+    def label(self, started: float) -> RunSummary:
+        self._quarantine({item.name: item.reason for item in self.images.quarantined})
+        refs = self._extract(list(self.images.refs))
+        context, calls = fit_context(quote(refs), self.request.workspace)
+        self.calls += calls
+        refs = self._propose(refs, context)
+        refs = self._decide(refs, context)
+        return self._finish(refs, started)
+
+    def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
+        futures = [
+            extract_features.submit(number, _keys(batch), quote(batch), self.models, self.request.workspace)
+            for number, batch in enumerate(self._batches(refs))
+        ]
+        return self._gather("looking at images", futures, refs)
+
+    def _propose(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
+        phrases = [phrase.text for phrase in self.request.bundle.phrases]
+        workspace = self.request.workspace
+        futures = [
+            propose_candidates.submit(number, _keys(batch), quote(batch), self.models, phrases, context, workspace)
+            for number, batch in enumerate(self._batches(refs))
+        ]
+        return self._gather("proposing regions", futures, refs)
+
+    def _decide(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
+        written = self._written(refs)
+        open_refs = [ref for ref in refs if ref.key not in written]
+        request = self.request
+        batches = self._batches(open_refs)
+        futures = [
+            decide_and_write.submit(
+                number,
+                quote(batch),
+                [ref.key for ref in batch if ref.key in self.reused],
+                self._names(),
+                quote(request.bundle),
+                context,
+                self.id,
+                request.workspace,
+            )
+            for number, batch in enumerate(batches)
+        ]
+        for number, future in enumerate(futures):
+            outcome: DecidedBatch = future.result()
+            self.calls += outcome["calls"]
+            self.unknown_words.update(outcome["unknown_words"])
+            advance("writing masks", number + 1, len(futures))
+            refused = {name for name, _ in outcome["refused"]}
+            refs = [ref for ref in refs if ref.names[0] not in refused]
+        return refs
+
+    def _written(self, refs: Sequence[ImageRef]) -> set[str]:
+        """Keys that an interrupted attempt at this run has finished."""
+        folder = RunFolder(self.settings.runs / self.id, self._names().unquote())
+        rows = {row.key for row in self.catalog.images_of(self.id) if row.state != "quarantined"}
+        return {ref.key for ref in refs if ref.key in rows and folder.is_written(ref)}
+
+    def _gather(
+        self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]
+    ) -> list[ImageRef]:
+        """Wait for the batches; quarantine what they refused; return the images that go on."""
+        refused: dict[str, str] = {}
+        reused: set[str] = set()
+        for number, future in enumerate(futures):
+            outcome = future.result()
+            refused.update(outcome["refused"])
+            cached = future.state.name == "Cached"
+            self.calls += 0 if cached else outcome["calls"]
+            reused.update(outcome["done" if cached else "reused"])
+            advance(step, min((number + 1) * self.settings.batch_size, len(refs)), len(refs))
+        self.reused = reused
+        self._quarantine({ref.names[0]: refused[ref.key] for ref in refs if ref.key in refused})
+        return [ref for ref in refs if ref.key not in refused]
+
+    def _quarantine(self, refused: dict[str, str]) -> None:
+        keys = {ref.names[0]: ref for ref in self.images.refs}
+        self.catalog.record_images(
+            self.id,
+            [
+                RunImage.of(keys[name], "quarantined", reason=reason)
+                if name in keys
+                else RunImage(name, "quarantined", reason=reason)
+                for name, reason in refused.items()
+            ],
+        )
+
+    def _finish(self, refs: list[ImageRef], started: float) -> RunSummary:
+        rows = self.catalog.images_of(self.id)
+        summary = summarise(self.request, self.settings, self.id, rows, self.calls, sorted(self.unknown_words))
+        summary = summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+        write_report(summary.model_dump(mode="json"), quote(refs), self._names(), self.request.workspace)
+        self.catalog.finish_run(
+            self.id, **summary.images.model_dump(), regions=summary.regions, model_calls=self.calls, seconds=summary.seconds
+        )
+        return summary
+
+    def _names(self) -> quote[list[str]]:
+        # Quoted: Prefect would look for futures in every name.
+        return quote([name for ref in self.images.refs for name in ref.names])
+
+    def _batches(self, refs: list[ImageRef]) -> list[list[ImageRef]]:
+        # What batches compute is stored by image, so an image added to the set moves its neighbours at no cost.
+        size = self.settings.batch_size
+        return [refs[start : start + size] for start in range(0, len(refs), size)]
+
+
+def _keys(batch: Sequence[ImageRef]) -> list[str]:
+    return [ref.key for ref in batch]

@@ -1,0 +1,163 @@
+"""What a run is: its request, its identity by content, and what it says of itself at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from integrations.catalog import Catalog, RunImage, RunRecord
+from integrations.image_sets import ImageSet
+from integrations.settings import Settings
+from saa_core import __version__
+from saa_core.models import ModelSet, build
+from saa_core.prompts import PromptBundle
+
+
+SMALL_SET = "Fewer than 3 usable images: there is no set to compare with, so each image was its own context."
+
+
+class LabelRequest(BaseModel):
+    """What `saa label` was asked for; holds no secret, since Prefect keeps the parameters of a flow.
+
+    Attributes:
+        source: A folder, a glob, a list file or an fsspec URL.
+        product: What the images show.
+        bundle: The prompts.
+        models: Name of the set of models.
+        lot: Production lot of the images.
+        limit: At most so many images.
+        workspace: Folder of runs, catalog and candidates.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    product: str
+    bundle: PromptBundle
+    models: ModelSet = "weight-free"
+    lot: str | None = None
+    limit: int | None = None
+    workspace: str
+
+
+class ImageCounts(BaseModel):
+    """Every image of the set, once: models ran for it, stored candidates answered for it, or it could not be used."""
+
+    labelled: int
+    reused: int
+    quarantined: int
+
+
+class RunSummary(BaseModel):
+    """What `saa label --json` prints."""
+
+    run: str
+    product: str
+    bundle: str
+    profile: str
+    models: dict[str, str]
+    images: ImageCounts
+    model_calls: int
+    regions: int
+    seconds: float
+    report: str
+    unknown_words: list[str] = []
+    notes: list[str] = []
+    refused: list[tuple[str, str]] = []
+
+    @property
+    def whole(self) -> bool:
+        """Whether every image got its masks."""
+        return not self.images.quarantined
+
+    def sentence(self) -> str:
+        """The run in one sentence."""
+        done = self.images.labelled + self.images.reused
+        return f"{done} images with {self.regions} regions, {self.images.quarantined} quarantined"
+
+
+def run_id(request: LabelRequest, images: ImageSet) -> str:
+    """The run's id by content: the same images, names, words, numbers and models are the same run.
+
+    16 hexadecimal digits of a SHA-256.
+    """
+    content: list[Any] = [
+        request.product,
+        request.bundle.id,
+        request.lot,
+        build(request.models).id,
+        __version__,
+        sorted((ref.key, list(ref.names)) for ref in images.refs),
+        sorted((refused.name, refused.reason) for refused in images.quarantined),
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def begin(catalog: Catalog, request: LabelRequest, run: str) -> RunRecord:
+    """The run's row, new or as an interrupted attempt left it."""
+    catalog.add_bundle(request.bundle, "library")
+    method = build(request.models)
+    return catalog.begin_run(
+        RunRecord(
+            id=run,
+            product=request.product,
+            bundle=request.bundle.id,
+            profile=request.bundle.profile,
+            models=method.models,
+            code=__version__,
+            source=request.source,
+        )
+    )
+
+
+def report_path(runs: Path, run: str) -> Path:
+    """Where the report of a run lies."""
+    return runs / run / "report.html"
+
+
+def summarise(
+    request: LabelRequest,
+    settings: Settings,
+    run: str,
+    rows: Sequence[RunImage],
+    calls: int,
+    unknown_words: Sequence[str] = (),
+) -> RunSummary:
+    """The summary of a run from its catalog rows; `seconds` is the caller's to fill in."""
+    states = Counter(row.state for row in rows)
+    usable = len(rows) - states["quarantined"]
+    notes = [SMALL_SET] if request.bundle.saliency.source == "batch" and 0 < usable < 3 else []
+    return RunSummary(
+        run=run,
+        product=request.product,
+        bundle=request.bundle.id,
+        profile=request.bundle.profile,
+        models=build(request.models).models,
+        images=ImageCounts(**{state: states[state] for state in ("labelled", "reused", "quarantined")}),
+        model_calls=calls,
+        regions=sum(row.regions for row in rows),
+        seconds=0.0,
+        report=str(report_path(settings.runs, run)),
+        unknown_words=list(unknown_words),
+        notes=notes,
+        refused=[(row.name, row.reason) for row in rows if row.state == "quarantined"],
+    )
+
+
+def finished_summary(request: LabelRequest, settings: Settings, run: str, catalog: Catalog) -> RunSummary | None:
+    """What a finished run says when it is asked for again: every image reused, no model called. None if not finished."""
+    if not catalog.has_run(run) or catalog.run(run).state != "done":
+        return None
+    folder = settings.runs / run
+    if not verify(folder) or not report_path(settings.runs, run).is_file():
+        return None
+    summary = RunSummary.model_validate(read_run(folder))
+    images = summary.images
+    again = ImageCounts(labelled=0, reused=images.labelled + images.reused, quarantined=images.quarantined)
+    return summary.model_copy(update={"images": again, "model_calls": 0})

@@ -1,0 +1,126 @@
+"""Arrays as bytes: what the blob store keeps of an image.
+
+The container is NumPy's .npz (a ZIP file of .npy members, checksums included, no compression: evidence is noise to a
+compressor and time matters more). The member "header" is JSON text with the kind and version of the content. Nothing is
+pickled, neither written nor read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saa_core.errors import MaskError, StoreError
+from saa_core.masks import Rle
+from saa_core.types import Candidates
+
+VERSION = 1
+"""Of the layout. Content of another version is refused; whoever keeps it computes it again under a new key."""
+
+_Arrays = Mapping[str, NDArray[Any]]
+
+
+def pack_candidates(candidates: Candidates) -> bytes:
+    """All of `candidates`, masks as run-lengths, every array with its dtype."""
+    header = {
+        "image": candidates.image,
+        "size": [candidates.height, candidates.width],
+        "phrases": candidates.phrases,
+        "unknown_words": candidates.unknown_words,
+    }
+    arrays = {
+        "boxes": candidates.boxes,
+        "scores": candidates.scores,
+        "quality": candidates.quality,
+        "object_boxes": candidates.object_boxes,
+        **_runs("masks", candidates.masks),
+        **_runs("objects", candidates.objects),
+    }
+    if candidates.evidence is not None:
+        arrays["evidence"] = candidates.evidence
+    return _pack("candidates", header, arrays)
+
+
+def unpack_candidates(data: bytes, name: str) -> Candidates:
+    """The inverse of `pack_candidates`.
+
+    Args:
+        data: Its result.
+        name: What to call the bytes in an error.
+
+    Raises:
+        StoreError: Damaged, something else, or of another version.
+    """
+    header, arrays = _unpack("candidates", data, name)
+    try:
+        height, width = header["size"]
+        return Candidates(
+            image=header["image"],
+            height=height,
+            width=width,
+            phrases=tuple(header["phrases"]),
+            boxes=arrays["boxes"],
+            scores=arrays["scores"],
+            masks=_masks("masks", arrays, height, width),
+            quality=arrays["quality"],
+            objects=_masks("objects", arrays, height, width),
+            object_boxes=arrays["object_boxes"],
+            evidence=arrays.get("evidence"),
+            unknown_words=tuple(header["unknown_words"]),
+        )
+    except (KeyError, ValueError, TypeError, MaskError) as error:
+        raise StoreError(name, f"damaged candidates: {error}") from error
+
+
+def pack_array(array: NDArray[Any]) -> bytes:
+    """One array of numbers, any shape and dtype."""
+    return _pack("array", {}, {"array": array})
+
+
+def unpack_array(data: bytes, name: str) -> NDArray[Any]:
+    """The inverse of `pack_array`; arguments and errors as for `unpack_candidates`."""
+    _, arrays = _unpack("array", data, name)
+    if "array" not in arrays:
+        raise StoreError(name, "damaged: it holds no array")
+    return arrays["array"]
+
+
+def _pack(kind: str, header: Mapping[str, object], arrays: _Arrays) -> bytes:
+    text = json.dumps({"kind": kind, "version": VERSION, **header}, ensure_ascii=False)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def _unpack(kind: str, data: bytes, name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = dict(archive.items())
+        header = json.loads(arrays.pop("header").tobytes())
+        found = header["kind"], header["version"]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(name, f"damaged or not written by this program: {error}") from error
+    if found != (kind, VERSION):
+        raise StoreError(name, f"holds {found[0]} of version {found[1]}, expected {kind} of version {VERSION}")
+    return header, arrays
+
+
+def _runs(name: str, masks: Sequence[Rle]) -> dict[str, NDArray[Any]]:
+    runs = [mask.counts for mask in masks]
+    return {
+        f"{name}_runs": np.concatenate(runs) if runs else np.zeros(0, np.uint32),
+        f"{name}_lengths": np.array([len(run) for run in runs], np.int64),
+    }
+
+
+def _masks(name: str, arrays: _Arrays, height: int, width: int) -> tuple[Rle, ...]:
+    runs, ends = arrays[f"{name}_runs"], np.cumsum(arrays[f"{name}_lengths"])
+    if (ends[-1] if ends.size else 0) != runs.size:
+        raise ValueError(f"the lengths of the {name} do not fit their runs")
+    return tuple(Rle(height, width, part) for part in np.split(runs, ends[:-1]) if ends.size)

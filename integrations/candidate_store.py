@@ -1,0 +1,135 @@
+"""Model outputs addressed by content: what was computed once, for these bytes and these words, is never computed again.
+
+    features    image bytes, feature model
+    context     the set's image keys, feature model
+    prior       image bytes, context
+    candidates  image bytes, phrases, the three models, context
+    saliency    image bytes, feature model, source and neighbours
+
+No bundle number but the neighbours of Eq. 5 enters a key, and those ask for arithmetic on stored features, not for a
+model: a bundle that changes only numbers makes no model call. Arrays are kept as float16, and a value just computed
+passes through float16 too, so that a run gives the same bits whether it found or made its parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from integrations.archive import pack_array, pack_candidates, unpack_array, unpack_candidates
+from integrations.blobs import BlobStore
+from integrations.image_sets import read_bytes
+from saa_core.batch import BatchContext
+from saa_core.images import load_image
+from saa_core.pipeline import SegmentAnyAnomaly, decide, prior_map, saliency_map
+from saa_core.prompts import PromptBundle, SaliencyPrompt
+from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, ImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class SetContext:
+    """The set's images as context of each of them, and the key that names it."""
+
+    key: str
+    batch: BatchContext
+
+
+@dataclass(slots=True)
+class CandidateStore:
+    """Candidates and maps of images, from the store where possible, else from the models.
+
+    Attributes:
+        blobs: Where they are kept.
+        method: The models; `method.calls` tells how often they had to be asked.
+        max_pixels: Largest image that is decoded.
+    """
+
+    blobs: BlobStore
+    method: SegmentAnyAnomaly
+    max_pixels: int
+
+    def features(self, ref: ImageRef) -> FloatMap:
+        """Features of an image, float32 (h, w, C).
+
+        Raises:
+            ImageError: The file is gone, changed, or not an image that can be used.
+        """
+        key = _key(ref.key, self.method.extractor.id)
+        stored = self._array("features", key)
+        return stored if stored is not None else self._keep("features", key, self.method.features(self.image(ref)))
+
+    def context(self, refs: Sequence[ImageRef]) -> SetContext:
+        """The context of a set; the order of its images does not matter."""
+        by_key = {ref.key: ref for ref in refs}
+        key = _key(*sorted(by_key), self.method.extractor.id)
+        stored = self.blobs.get("context", key)
+        if stored is not None:
+            return SetContext(key, BatchContext.from_bytes(stored))
+        batch = BatchContext.fit(sorted(by_key), lambda image: self.features(by_key[image]))
+        self.blobs.put("context", key, batch.to_bytes())
+        return SetContext(key, batch)
+
+    def candidates(self, ref: ImageRef, phrases: Sequence[str], context: SetContext) -> Candidates:
+        """Eq. 1-2 for an image; errors as in `features`."""
+        key = self._candidates_key(ref, phrases, context)
+        stored = self.blobs.get("candidates", key)
+        if stored is None:
+            image = self.image(ref)
+            found = self.method.propose(ref.key, image, phrases, self._prior(ref, context, image))
+            stored = pack_candidates(found)
+            self.blobs.put("candidates", key, stored)
+        return unpack_candidates(stored, ref.names[0])
+
+    def has_candidates(self, ref: ImageRef, phrases: Sequence[str], context: SetContext) -> bool:
+        """Whether `candidates` would be answered without a model."""
+        return self.blobs.has("candidates", self._candidates_key(ref, phrases, context))
+
+    def decide(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> tuple[Candidates, AnomalyResult]:
+        """Eq. 4-9 for an image under a bundle; errors as in `features`."""
+        found = self.candidates(ref, [phrase.text for phrase in bundle.phrases], context)
+        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle)
+
+    def image(self, ref: ImageRef) -> RGB:
+        """Pixels of an image, uint8 (H, W, 3) RGB; errors as in `features`."""
+        return load_image(read_bytes(ref), ref.names[0], max_pixels=self.max_pixels).pixels
+
+    def _prior(self, ref: ImageRef, context: SetContext, image: RGB | None = None) -> FloatMap:
+        key = _key(ref.key, context.key)
+        stored = self._array("prior", key)
+        if stored is not None:
+            return stored
+        pixels = self.image(ref) if image is None else image
+        return self._keep("prior", key, prior_map(ref.key, pixels, self.features(ref), context.batch))
+
+    def _saliency(
+        self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext
+    ) -> FloatMap:
+        if prompt.source == "batch":
+            return self._prior(ref, context)
+        if prompt.source == "object":  # depends on the objects found; cheap, so it is not worth a key of its own
+            return saliency_map(self.features(ref), prompt, candidates.objects)
+        key = _key(ref.key, self.method.extractor.id, prompt.source, str(prompt.neighbours))
+        stored = self._array("saliency", key)
+        if stored is not None:
+            return stored
+        return self._keep("saliency", key, saliency_map(self.features(ref), prompt))
+
+    def _candidates_key(self, ref: ImageRef, phrases: Sequence[str], context: SetContext) -> str:
+        return _key(ref.key, json.dumps(list(phrases)), self.method.id, context.key)
+
+    def _array(self, kind: str, key: str) -> FloatMap | None:
+        stored = self.blobs.get(kind, key)
+        return None if stored is None else unpack_array(stored, f"{kind} {key}").astype(np.float32)
+
+    def _keep(self, kind: str, key: str, values: FloatMap) -> FloatMap:
+        half = values.astype(np.float16)
+        self.blobs.put(kind, key, pack_array(half))
+        return half.astype(np.float32)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,10 @@
+"""The memory of a workspace: which images, under which bundle, in which run, with what result.
+
+SQLite by default, PostgreSQL by URL. Records go in and come out as frozen dataclasses; no object of the database layer
+leaves this package.
+"""
+
+from integrations.catalog.records import BundleRecord, BundleState, ImageState, RunImage, RunRecord, RunState
+from integrations.catalog.store import Catalog
+
+__all__ = ["BundleRecord", "BundleState", "Catalog", "ImageState", "RunImage", "RunRecord", "RunState"]

@@ -1,0 +1,125 @@
+"""What the catalog takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from saa_core.prompts import PromptBundle
+from saa_core.types import ImageRef
+
+RunState = Literal["running", "done"]
+ImageState = Literal["labelled", "reused", "quarantined"]
+BundleState = Literal["library", "proposed", "champion", "retired"]
+"""A bundle of the library was never proposed; the others are the stations of a refinement."""
+
+
+def now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run of one bundle over one image set.
+
+    Attributes:
+        id: Hash of what the run's result depends on.
+        product: What was inspected.
+        bundle: Id of the bundle.
+        profile: Profile of the bundle.
+        models: Name and version of each model by its part in the method.
+        code: Version of this program.
+        source: What the user pointed at, without secrets.
+        state: `done` once all its files are written.
+        created: When it was begun, UTC.
+        finished: When it was last finished, UTC.
+        labelled: Images that models looked at.
+        reused: Images whose stored candidates were used.
+        quarantined: Files that could not be used.
+        regions: Regions of all images.
+        model_calls: Calls of a generator, refiner or feature extractor.
+        seconds: Wall time.
+    """
+
+    id: str
+    product: str
+    bundle: str
+    profile: str
+    models: Mapping[str, str]
+    code: str
+    source: str = ""
+    state: RunState = "running"
+    created: datetime = field(default_factory=now)
+    finished: datetime | None = None
+    labelled: int = 0
+    reused: int = 0
+    quarantined: int = 0
+    regions: int = 0
+    model_calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunImage:
+    """One image of one run.
+
+    Attributes:
+        name: Its first name in the set; unique in the run.
+        state: What became of it.
+        key: SHA-256 of the bytes; None when they could not be read.
+        names: All its names in the set, sorted.
+        uri: Where the bytes are.
+        lot: Production lot.
+        height: Rows in pixels; None when it could not be decoded.
+        width: Columns in pixels; None when it could not be decoded.
+        bytes: Size of the file; None when not known.
+        reason: Why it is quarantined.
+        score: Image score in [0, 1].
+        regions: Number of regions.
+    """
+
+    name: str
+    state: ImageState
+    key: str | None = None
+    names: tuple[str, ...] = ()
+    uri: str = ""
+    lot: str | None = None
+    height: int | None = None
+    width: int | None = None
+    bytes: int | None = None
+    reason: str = ""
+    score: float | None = None
+    regions: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", self.names or (self.name,))
+
+    @classmethod
+    def of(
+        cls,
+        ref: ImageRef,
+        state: ImageState,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        bytes: int | None = None,
+        reason: str = "",
+        score: float | None = None,
+        regions: int = 0,
+    ) -> Self:
+        """The record of an image whose bytes were read."""
+        return cls(
+            ref.names[0], state, ref.key, ref.names, ref.uri, ref.lot, height, width, bytes, reason, score, regions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRecord:
+    """A bundle and its station."""
+
+    bundle: PromptBundle
+    state: BundleState
+    created: datetime

@@ -1,0 +1,1 @@
+"""File formats of others: one small module each."""

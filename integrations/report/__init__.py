@@ -1,0 +1,7 @@
+"""What a person looks at after a run: one HTML file that needs nothing else, and a contact sheet as PNG."""
+
+from integrations.report.entries import ReportEntry, RunReport
+from integrations.report.html import write_report
+from integrations.report.sheet import write_contact_sheet
+
+__all__ = ["ReportEntry", "RunReport", "write_contact_sheet", "write_report"]

@@ -1,0 +1,170 @@
+"""Settings, lowest first: built-in defaults, saa.yaml, SAA_* variables, arguments of the command line.
+
+saa.yaml is looked for in the current directory; SAA_CONFIG names another file. Relative paths are relative to the
+current directory wherever they are written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from integrations.urls import masked_url
+from saa_core.errors import SettingsError
+
+CATALOG_FILE = "catalog.sqlite"
+"""The default catalog inside a workspace; a folder that holds it is known as one."""
+
+_PREFIX = "SAA_"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingValue:
+    """One setting as `saa config show` lists it; secrets in `value` are masked."""
+
+    name: str
+    value: str
+    source: str
+
+
+def _default_workers() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, see `Settings.load`.
+
+    Attributes:
+        workspace: Folder of the catalog, the blobs and the runs.
+        catalog: SQLAlchemy URL of the catalog; None is a SQLite file in the workspace.
+        blobs: fsspec URL of the blob store; None is a folder in the workspace.
+        batch_size: Images of one task.
+        workers: Tasks at once; the number of processors, at most 4.
+        max_megapixels: Larger images are refused.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    workspace: Path = Path("saa-workspace")
+    catalog: str | None = None
+    blobs: str | None = None
+    batch_size: int = Field(default=16, ge=1)
+    workers: int = Field(default_factory=_default_workers, ge=1)
+    max_megapixels: float = Field(default=178, gt=0)
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def load(cls, **arguments: Any) -> Self:
+        """Put the layers together.
+
+        Args:
+            arguments: Settings by name; one that is None was not given.
+
+        Raises:
+            SettingsError: saa.yaml cannot be read or holds an unknown key, or a value is not valid.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        sources = _sources_of(given)
+        try:
+            settings = cls(**given)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            # The value itself may hold a password.
+            raise SettingsError(f"{name} ({sources.get(name, 'default')})", problem["msg"]) from None
+        settings._sources.update(sources)
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Highest first."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_yaml(_config_file()))
+
+    @property
+    def catalog_url(self) -> str:
+        """SQLAlchemy URL of the catalog."""
+        return self.catalog or f"sqlite:///{self.workspace / CATALOG_FILE}"
+
+    @property
+    def blobs_url(self) -> str:
+        """Folder or fsspec URL of the blob store."""
+        return self.blobs or str(self.workspace / "blobs")
+
+    @property
+    def runs(self) -> Path:
+        """Folder that holds one folder per run."""
+        return self.workspace / "runs"
+
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` in pixels."""
+        return int(self.max_megapixels * 1e6)
+
+    def describe(self) -> tuple[SettingValue, ...]:
+        """Every setting with its effective value and where it came from."""
+        effective = self.model_dump() | {"catalog": self.catalog_url, "blobs": self.blobs_url}
+        return tuple(
+            SettingValue(name, masked_url(str(value)), self._sources.get(name, "default"))
+            for name, value in effective.items()
+        )
+
+
+def _config_file() -> Path:
+    return Path(os.environ.get("SAA_CONFIG") or "saa.yaml")
+
+
+def _sources_of(arguments: Mapping[str, object]) -> dict[str, str]:
+    """Where each setting that is no default comes from."""
+    # As in the settings themselves, names of variables are not case-sensitive and an empty one is none.
+    variables = {name.upper() for name, value in os.environ.items() if value}
+    config = _config_file()
+    return (
+        dict.fromkeys(_read_yaml(config), str(config))
+        | {name: _PREFIX + name.upper() for name in Settings.model_fields if _PREFIX + name.upper() in variables}
+        | dict.fromkeys(arguments, "argument")
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError:
+        if "SAA_CONFIG" in os.environ:
+            raise SettingsError(str(path), "named by SAA_CONFIG, but there is no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(str(path), f"cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(_place(path, error), f"not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(str(path), "expected lines of the form 'name: value'")
+    for key in content:
+        _check_known(str(key), path)
+    return {str(key): value for key, value in content.items()}
+
+
+def _place(path: Path, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{path}, line {mark.line + 1}" if mark else str(path)
+
+
+def _check_known(key: str, path: Path) -> None:
+    if key not in Settings.model_fields:
+        near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.0)[0]
+        raise SettingsError(str(path), f"unknown setting {key!r}, did you mean {near!r}?")

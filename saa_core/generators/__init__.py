@@ -1,0 +1,1 @@
+"""Eq. 1: from an image and phrases to boxes with scores."""

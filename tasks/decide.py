@@ -1,0 +1,77 @@
+"""Decide and write: arithmetic on stored candidates, then the run's files and rows, per fixed batch."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from integrations.catalog import Catalog, RunImage
+from integrations.outputs import RunFolder
+from integrations.settings import Settings
+from saa_core.errors import ImageError
+from saa_core.prompts import PromptBundle
+from saa_core.types import ImageRef
+from tasks.workbench import context_at, store_at
+
+
+class DecidedBatch(TypedDict):
+    """What became of a batch: (name, reason) refused, words no model could use, model calls."""
+
+    refused: list[tuple[str, str]]
+    unknown_words: list[str]
+    calls: int
+
+
+@task(name="decide-and-write", task_run_name="decide-and-write-{batch}", cache_policy=NO_CACHE)
+def decide_and_write(
+    batch: int,
+    refs: list[ImageRef],
+    reused: list[str],
+    names: list[str],
+    bundle: PromptBundle,
+    context: str,
+    run_id: str,
+    workspace: str,
+) -> DecidedBatch:
+    """Regions, maps and masks of a batch under a bundle (Eq. 4-9), as files and catalog rows.
+
+    Args:
+        batch: Number of the batch, for its name.
+        refs: Its images.
+        reused: Keys whose candidates were in the store before this run.
+        names: Every file name of the set: they decide how the outputs are called.
+        bundle: The prompts.
+        context: Key of the set's context.
+        run_id: The run that the images belong to.
+        workspace: Where everything is.
+    """
+    settings = Settings.load(workspace=workspace)
+    store, held = store_at(workspace), context_at(workspace, context)
+    folder = RunFolder(settings.runs / run_id, names)
+    rows, outcome, known = [], DecidedBatch(refused=[], unknown_words=[], calls=0), set(reused)
+    for ref in refs:
+        try:
+            found, result = store.decide(ref, bundle, held)
+        except ImageError as error:
+            outcome["refused"].append((ref.names[0], error.reason))
+            rows.append(RunImage.of(ref, "quarantined", reason=error.reason))
+            continue
+        size = found.height, found.width
+        folder.write(ref, result, size)
+        outcome["unknown_words"].extend(found.unknown_words)
+        rows.append(
+            RunImage.of(
+                ref,
+                "reused" if ref.key in known else "labelled",
+                size=size,
+                score=result.score,
+                regions=len(result.regions),
+            )
+        )
+    with Catalog(settings.catalog_url) as catalog:
+        catalog.record_images(run_id, rows)
+    outcome["unknown_words"] = sorted(set(outcome["unknown_words"]))
+    outcome["calls"] = store.method.calls
+    return outcome

@@ -1,0 +1,78 @@
+"""Propose: everything that calls a model, per fixed batch of images. A bad image is set aside, never the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+from prefect import task
+
+from saa_core.errors import ImageError
+from saa_core.types import ImageRef
+from tasks.caching import ContentKey
+from tasks.workbench import context_at, store_at
+
+
+class BatchOutcome(TypedDict):
+    """What became of a batch: keys done, keys answered without a model, (key, reason) refused, model calls."""
+
+    done: list[str]
+    reused: list[str]
+    refused: list[tuple[str, str]]
+    calls: int
+
+
+@task(
+    name="extract-features",
+    task_run_name="extract-features-{batch}",
+    cache_policy=ContentKey("extract-features", 1, ("keys", "models", "workspace")),
+    persist_result=True,
+    result_serializer="json",
+)
+def extract_features(batch: int, keys: list[str], refs: list[ImageRef], models: str, workspace: str) -> BatchOutcome:
+    """Features of a batch of images (for Eq. 5), into the store."""
+    store = store_at(workspace)
+    return each_image(refs, lambda ref: store.features(ref) is None, lambda: store.method.calls)
+
+
+@task(
+    name="propose-candidates",
+    task_run_name="propose-candidates-{batch}",
+    cache_policy=ContentKey("propose-candidates", 1, ("keys", "models", "phrases", "context", "workspace")),
+    persist_result=True,
+    result_serializer="json",
+)
+def propose_candidates(
+    batch: int, keys: list[str], refs: list[ImageRef], models: str, phrases: list[str], context: str, workspace: str
+) -> BatchOutcome:
+    """Candidates of a batch of images (Eq. 1-2), into the store."""
+    store, held = store_at(workspace), context_at(workspace, context)
+
+    def propose(ref: ImageRef) -> bool:
+        found = store.has_candidates(ref, phrases, held)
+        store.candidates(ref, phrases, held)
+        return found
+
+    return each_image(refs, propose, lambda: store.method.calls)
+
+
+def each_image(
+    refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int]
+) -> BatchOutcome:
+    """Do the work for each image; one that cannot be used is refused with its reason, and the others go on.
+
+    Args:
+        refs: The batch.
+        work: Returns whether the image was answered without a model.
+        calls: Model calls so far.
+    """
+    outcome = BatchOutcome(done=[], reused=[], refused=[], calls=0)
+    for ref in refs:
+        try:
+            if work(ref):
+                outcome["reused"].append(ref.key)
+            outcome["done"].append(ref.key)
+        except ImageError as error:
+            outcome["refused"].append((ref.key, error.reason))
+    outcome["calls"] = calls()
+    return outcome

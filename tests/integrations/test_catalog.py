@@ -1,0 +1,336 @@
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from integrations.catalog import Catalog, RunImage, RunRecord
+from saa_core.errors import BundleError, StoreError
+from saa_core.prompts import PromptBundle
+from saa_core.types import ImageRef
+
+BUNDLE = PromptBundle(product="bottle")
+RUN = RunRecord("abc1", "bottle", BUNDLE.id, "batch", {"features": "filter-bank@1"}, "0.1.0", "images")
+FIGURES = {"labelled": 2, "reused": 1, "quarantined": 1, "regions": 5, "model_calls": 9, "seconds": 1.5}
+ROOT = Path(__file__).parents[2]
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'catalog.sqlite'}"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with Catalog(url(tmp_path)) as opened:
+        opened.add_bundle(BUNDLE)
+        yield opened
+
+
+def ref(name: str, *others: str, lot: str | None = None) -> ImageRef:
+    return ImageRef(name.rjust(64, "0"), f"/data/{name}", (name, *others), lot)
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_comes_back_as_it_was_given(catalog: Catalog) -> None:
+    assert catalog.begin_run(RUN) == RUN
+    assert catalog.run("abc1") == RUN
+
+
+def test_beginning_again_changes_nothing(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    done = catalog.finish_run("abc1", **FIGURES)
+    again = catalog.begin_run(replace(RUN, created=RUN.created + timedelta(days=1), source="elsewhere"))
+    assert again == done
+    assert again.state == "done"
+
+
+def test_finishing_keeps_the_figures(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    done = catalog.finish_run("abc1", **FIGURES)
+    assert done.finished is not None
+    assert done.finished >= RUN.created
+    assert done == replace(RUN, state="done", finished=done.finished, **FIGURES)
+    assert catalog.run("abc1") == done
+    assert catalog.finish_run("abc1", **(FIGURES | {"reused": 7})).reused == 7
+
+
+def test_a_run_needs_its_bundle(catalog: Catalog) -> None:
+    with pytest.raises(StoreError, match="nobody: not in the catalog"):
+        catalog.begin_run(replace(RUN, bundle="nobody"))
+
+
+def test_runs_by_the_beginning_of_their_id(catalog: Catalog) -> None:
+    for name in ("abc1", "abc2", "abd", "a%"):
+        catalog.begin_run(replace(RUN, id=name))
+    assert catalog.run("abd").id == "abd"
+    assert catalog.run("a%").id == "a%"
+    with pytest.raises(StoreError, match="abc: several runs begin like this: abc1, abc2"):
+        catalog.run("abc")
+    with pytest.raises(StoreError, match="adb: no such run, did you mean abd"):
+        catalog.run("adb")
+    with pytest.raises(StoreError, match="no such run"):
+        catalog.run("a_c1")
+
+
+def test_an_id_that_begins_another_is_itself(catalog: Catalog) -> None:
+    for name in ("ab", "abc1"):
+        catalog.begin_run(replace(RUN, id=name))
+    assert catalog.run("ab").id == "ab"
+
+
+def test_no_run_yet(catalog: Catalog) -> None:
+    assert catalog.latest_run() is None
+    with pytest.raises(StoreError, match="there is none yet"):
+        catalog.run("x")
+
+
+def test_the_latest_run(catalog: Catalog) -> None:
+    other = PromptBundle(product="screw")
+    catalog.add_bundle(other)
+    catalog.begin_run(replace(RUN, id="old", created=RUN.created - timedelta(days=2)))
+    catalog.begin_run(replace(RUN, id="new", created=RUN.created - timedelta(days=1)))
+    catalog.begin_run(replace(RUN, id="screw", product="screw", bundle=other.id))
+    assert [getattr(catalog.latest_run(product), "id", None) for product in (None, "bottle", "screw", "pill")] == [
+        "screw", "new", "screw", None,
+    ]  # fmt: skip
+    catalog.finish_run("old", **FIGURES)
+    assert getattr(catalog.latest_run("bottle"), "id", None) == "old"
+
+
+@pytest.mark.parametrize("call", ["record", "finish"])
+def test_a_run_that_was_not_begun(catalog: Catalog, call: str) -> None:
+    with pytest.raises(StoreError, match="x: no such run"):
+        catalog.record_images("x", []) if call == "record" else catalog.finish_run("x", **FIGURES)
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_come_back_sorted(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    good = RunImage.of(ref("b.png", "c.png", lot="L1"), "labelled", height=4, width=5, bytes=99, score=0.25, regions=2)
+    damaged = RunImage.of(ref("a.png"), "quarantined", reason="truncated")
+    unread = RunImage("d.png", "quarantined", reason="Permission denied")
+    catalog.record_images("abc1", [unread, good, damaged])
+    assert catalog.images_of("abc1") == (damaged, good, unread)
+    assert unread.names == ("d.png",)
+    assert catalog.images_of("other") == ()
+
+
+def test_noting_an_image_again_replaces_it(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    image = RunImage.of(ref("a.png"), "quarantined", reason="truncated")
+    catalog.record_images("abc1", [image, RunImage("b.png", "quarantined", reason="empty file")])
+    better = RunImage.of(ref("a.png"), "labelled", height=4, width=5, score=0.5)
+    catalog.record_images("abc1", [better])
+    catalog.record_images("abc1", [better])
+    assert catalog.images_of("abc1")[0] == better
+    assert len(catalog.images_of("abc1")) == 2
+
+
+def test_what_is_known_of_an_image_is_not_forgotten(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    catalog.begin_run(replace(RUN, id="later"))
+    catalog.record_images("abc1", [RunImage.of(ref("a.png"), "labelled", height=4, width=5, bytes=9, score=0.5)])
+    catalog.record_images("later", [RunImage.of(ref("a.png"), "quarantined", reason="more than 10 pixels")])
+    (image,) = catalog.images_of("later")
+    assert (image.height, image.width, image.bytes, image.score) == (4, 5, 9, None)
+
+
+def test_a_name_whose_bytes_changed_means_each_in_its_run(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    catalog.begin_run(replace(RUN, id="later"))
+    old, new = (ImageRef(key * 64, f"/{key}/a.png", ("a.png",)) for key in "12")
+    catalog.record_images("abc1", [RunImage.of(old, "labelled")])
+    catalog.record_images("later", [RunImage.of(new, "labelled")])
+    assert [catalog.images_of(run)[0].uri for run in ("abc1", "later")] == ["/1/a.png", "/2/a.png"]
+
+
+def test_a_batch_is_noted_whole_or_not_at_all(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    bad = RunImage("b.png", "labelled", regions=None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="NOT NULL"):
+        catalog.record_images("abc1", [RunImage("a.png", "labelled"), bad])
+    assert catalog.images_of("abc1") == ()
+
+
+# ------------------------------------------------------------------------------------------------------------- bundles
+
+
+def test_a_bundle_comes_back_equal(catalog: Catalog) -> None:
+    bundle = BUNDLE.changed(parent=BUNDLE.id, language={"specific": ["black hole"]}, confidence={"top_k": 3})
+    record = catalog.add_bundle(bundle)
+    assert catalog.bundle(bundle.id[:6]) == bundle
+    assert record.bundle == bundle
+    assert record.state == "proposed"
+    assert [each.bundle.id for each in catalog.bundles()] == [BUNDLE.id, bundle.id]
+
+
+def test_adding_a_bundle_again_keeps_its_state(catalog: Catalog) -> None:
+    assert catalog.add_bundle(BUNDLE, "library") == catalog.bundles()[0]
+    assert catalog.bundles()[0].state == "proposed"
+
+
+def test_bundles_of_a_product(catalog: Catalog) -> None:
+    catalog.add_bundle(PromptBundle(product="screw"), "library")
+    assert [each.state for each in catalog.bundles("screw")] == ["library"]
+    assert catalog.bundles("pill") == ()
+
+
+def test_a_product_has_one_champion(catalog: Catalog) -> None:
+    assert catalog.champion("bottle") is None
+    champion = BUNDLE.changed(parent=BUNDLE.id)
+    catalog.add_bundle(champion, "champion")
+    assert catalog.champion("bottle") == champion
+    assert catalog.champion("screw") is None
+    with pytest.raises(BundleError, match="'bottle' has a champion already"):
+        catalog.add_bundle(champion.changed(parent=champion.id), "champion")
+    catalog.add_bundle(PromptBundle(product="screw"), "champion")
+
+
+def test_an_unknown_bundle(catalog: Catalog) -> None:
+    with pytest.raises(BundleError, match=f"no such bundle, did you mean {BUNDLE.id}"):
+        catalog.bundle("zzz")
+
+
+def test_a_bundle_whose_content_was_changed(catalog: Catalog, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
+        raw.execute("UPDATE bundles SET content = replace(content, '\"top_k\": 5', '\"top_k\": 6')")
+    raw.close()
+    with pytest.raises(BundleError, match="its stored content has another id"):
+        catalog.bundle(BUNDLE.id)
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+
+
+def test_opening_again_finds_everything_and_is_quick(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.begin_run(RUN)
+    catalog.close()
+    begin = time.perf_counter()
+    with Catalog(url(tmp_path)) as again:
+        taken = time.perf_counter() - begin
+        assert again.run("abc1") == RUN
+    assert taken < 0.3  # 2 ms on a quiet machine
+
+
+def test_opening_what_is_up_to_date_does_not_load_alembic(catalog: Catalog, tmp_path: Path) -> None:
+    code = "import sys; from integrations.catalog import Catalog; Catalog(sys.argv[1]); print('alembic' in sys.modules)"
+    with python(code, url(tmp_path)) as process:
+        assert process.communicate()[0] == b"False\n"
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    with Catalog(url(tmp_path / "a" / "b")) as catalog:
+        assert catalog.bundles() == ()
+    assert repr(catalog).startswith("Catalog('sqlite:///")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nonsense", "not a database URL"),
+        ("mysql://u:hunter2@h/db", "only sqlite:/// and postgresql:// are known"),
+        ("postgresql+nonsense://h/db", "not a database URL"),
+    ],
+)
+def test_urls_that_cannot_be_used(address: str, reason: str) -> None:
+    with pytest.raises(StoreError, match=reason) as caught:
+        Catalog(address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed() -> None:
+    with pytest.raises(StoreError, match="pip install"):
+        Catalog("postgresql+pg8000://h/db")
+
+
+def test_a_file_that_is_no_catalog(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite").write_bytes(b"something else" * 1000)
+    with pytest.raises(StoreError, match="file is not a database"):
+        Catalog(url(tmp_path))
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(StoreError, match="the catalog cannot be used"):
+        Catalog(url(tmp_path / "x"))
+
+
+def test_a_catalog_of_a_newer_version(tmp_path: Path) -> None:
+    Catalog(url(tmp_path)).close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+    raw.close()
+    with pytest.raises(StoreError, match="made by a newer version of this program"):
+        Catalog(url(tmp_path))
+
+
+def test_a_catalog_that_loses_its_tables(catalog: Catalog, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
+        raw.execute("DROP TABLE run_images")
+    raw.close()
+    with pytest.raises(StoreError, match="the catalog cannot be used: no such table: run_images"):
+        catalog.images_of("abc1")
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+WRITER = """
+import sys
+from integrations.catalog import Catalog, RunImage, RunRecord
+from saa_core.prompts import PromptBundle
+
+url, writer = sys.argv[1:]
+bundle = PromptBundle(product="bottle")
+with Catalog(url) as catalog:
+    catalog.add_bundle(bundle)
+    catalog.begin_run(RunRecord("shared", "bottle", bundle.id, "batch", {}, "1"))
+    for batch in range(20):
+        rows = [RunImage(f"{writer}-{batch}-{n}.png", "labelled", key=f"{n:064}") for n in range(10)]
+        catalog.record_images("shared", rows)
+"""
+
+KILLED = """
+import sys, time
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+from integrations.catalog.engine import open_engine, writing
+
+with Session(writing(open_engine(sys.argv[1]))) as session, session.begin():
+    session.execute(text("DELETE FROM bundles"))
+    session.execute(text("INSERT INTO images (key) VALUES ('half')"))
+    print("in the middle", flush=True)
+    time.sleep(60)
+"""
+
+
+def python(code: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE)
+
+
+def test_two_processes_open_and_write_at_once(tmp_path: Path) -> None:
+    writers = [python(WRITER, url(tmp_path), name) for name in ("a", "b")]
+    for writer in writers:
+        writer.communicate(timeout=120)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    with Catalog(url(tmp_path)) as catalog:
+        assert len(catalog.images_of("shared")) == 400
+
+
+def test_a_process_killed_in_a_transaction_leaves_no_trace(catalog: Catalog, tmp_path: Path) -> None:
+    with python(KILLED, url(tmp_path)) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"in the middle\n"
+        victim.kill()
+    with Catalog(url(tmp_path)) as after:
+        assert after.bundle(BUNDLE.id) == BUNDLE
+        after.begin_run(RUN)
+        after.record_images("abc1", [RunImage("a.png", "labelled", key="half")])

@@ -1,0 +1,74 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from integrations.catalog.engine import alembic_config, migrate, open_engine, writing
+from integrations.catalog.models import SCHEMA, Base
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    opened = open_engine(f"sqlite:///{tmp_path / 'percent %d' / 'catalog.sqlite'}")
+    yield opened
+    opened.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+def test_migrations_and_models_agree(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_fresh_catalog_carries_the_newest_stamp(engine: Engine) -> None:
+    with engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+        assert script.get_heads() == [SCHEMA]
+        assert MigrationContext.configure(connection).get_current_revision() == SCHEMA
+
+
+def test_down_and_up_again(engine: Engine) -> None:
+    everything = tables(engine)
+    with writing(engine).begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+    assert tables(engine) == {"alembic_version"}
+    migrate(engine)
+    assert tables(engine) == everything
+    assert set(Base.metadata.tables) < everything
+
+
+def test_migrating_what_is_up_to_date_changes_nothing(engine: Engine) -> None:
+    before = tables(engine)
+    migrate(engine)
+    assert tables(engine) == before
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    with writing(engine).connect() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert not inspect(connection).has_table("runs")
+        connection.rollback()
+    assert set(Base.metadata.tables) < tables(engine)
+    engine.dispose()
+
+
+def test_the_tables_can_be_written_for_postgresql() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    for table in Base.metadata.sorted_tables:
+        assert str(CreateTable(table).compile(dialect=dialect))
+        for index in table.indexes:
+            assert str(CreateIndex(index).compile(dialect=dialect))
+    champion = next(index for index in Base.metadata.tables["bundles"].indexes if index.unique)
+    assert "WHERE state = 'champion'" in str(CreateIndex(champion).compile(dialect=dialect))
