@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from integrations.catalog import Catalog
+from integrations.settings import CATALOG_FILE, Settings
 from saa_core import library
 from saa_core.errors import BundleError
-from saa_core.prompts import Profile, PromptBundle
+from saa_core.prompts import Profile, Prompt, PromptBundle
 
 _SUFFIXES = {".yaml", ".yml", ".json"}
 
@@ -29,7 +30,7 @@ def bundle_for_product(name: str | None, product: str, profile: Profile | None, 
         found = catalog.champion(product) or library.load("generic")
     elif is_file(name):
         found = _pick(read_file(Path(name)), product, name)
-    elif name in library.names():
+    elif "/" in name or name in library.names():
         found = library.load(name)
     else:
         found = catalog.bundle(name)
@@ -37,17 +38,25 @@ def bundle_for_product(name: str | None, product: str, profile: Profile | None, 
 
 
 def bundles_for_classes(
-    name: str | None, profile: Profile | None, without: list[str], catalog: Catalog
+    name: str | None, profile: Profile | None, without: Sequence[Prompt], catalog: Catalog
 ) -> Callable[[str], PromptBundle]:
-    """The bundle of each class of a data set; a library name without a class, such as mvtec, picks by class name."""
+    """The bundle of each class of a data set, by its name such as mvtec_ad/bottle.
+
+    A part of the library, such as mvtec, gives each class the bundle of that name; so does a file of many bundles.
+    """
+    parts = {known.partition("/")[0] for known in library.names() if "/" in known}
 
     def bundle_for(class_name: str) -> PromptBundle:
-        short = class_name.rpartition("/")[2]
-        given = f"{name}/{short}" if name in {known.partition("/")[0] for known in library.names() if "/" in known} else name
-        key = class_name if given is not None and is_file(given) else short
-        return bundle_for_product(given, key, profile, catalog).without(*without)  # type: ignore[arg-type]
+        chosen = f"{name}/{class_name.rpartition('/')[2]}" if name in parts else name
+        return bundle_for_product(chosen, class_name, profile, catalog).without(*without)
 
     return bundle_for
+
+
+def catalog_to_read(settings: Settings) -> Catalog:
+    """The workspace's catalog, or an empty one in memory where there is no workspace: looking makes no folder."""
+    absent = settings.catalog is None and not (settings.workspace / CATALOG_FILE).exists()
+    return Catalog("sqlite://" if absent else settings.catalog_url)
 
 
 def is_file(name: str) -> bool:

@@ -35,9 +35,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     figures = evaluate(data, [], lambda name: _bundle(name.rpartition("/")[2]), store, settings.workers)
     by_surface = {name.rpartition("/")[2]: row for name, row in figures["classes"].items()}
     with Catalog(settings.catalog_url) as catalog:
-        reports = [
-            str(report_run(run.run, catalog, settings, {run.product: by_surface[run.product]})) for run in runs
-        ]
+        reports = [str(report_run(run.run, catalog, settings, {run.product: by_surface[run.product]})) for run in runs]
     return {
         "models": store.method.models,
         "classes": by_surface,

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from integrations.catalog import Catalog
+from flows.bundles import catalog_to_read
 from integrations.settings import Settings
 from saa_core.errors import SaaError
 
@@ -39,7 +39,7 @@ def checks(settings: Settings) -> list[Check]:
         _package("prefect", ("prefect",), "install the pinned packages again"),
         _package("label studio client", ("label-studio-sdk",), "install the pinned packages again"),
         _package("fiftyone", ("fiftyone",), "install the pinned packages again"),
-        _package("foundation models' packages", _FOUNDATION, "`make setup` installs them; this version labels weight-free"),
+        _package("foundation models' packages", _FOUNDATION, "`make setup` installs them"),
     ]
 
 
@@ -68,7 +68,7 @@ def _workspace(folder: Path) -> str:
 def _catalog(settings: Settings) -> str:
     if settings.catalog is None and not settings.workspace.exists():
         return "will be made with the workspace"
-    with Catalog(settings.catalog_url) as catalog:
+    with catalog_to_read(settings) as catalog:
         return f"{catalog!r} answers, {len(catalog.bundles())} bundles"
 
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from flows.progress import advance
 from flows.runtime import one_thread_each
-from integrations.candidate_store import CandidateStore, SetContext
+from integrations.candidate_store import CandidateStore
 from integrations.formats.mvtec import MvtecClass, MvtecItem, read_mask, read_mvtec
 from saa_core import masks
 from saa_core.errors import DatasetError, ImageError
 from saa_core.maps import resize
 from saa_core.metrics import PixelCounts, RegionCounts, image_auroc, regions
 from saa_core.prompts import PromptBundle
-from saa_core.types import AnomalyResult, BoolMask, ImageRef
+from saa_core.types import AnomalyResult, BoolMask, Candidates, ImageRef
 
 SIDE = 400
 """Pixels a side at which maps and masks are compared (arXiv 2305.10724)."""
@@ -81,21 +81,28 @@ def evaluate(
         workers: Images side by side.
 
     Returns:
-        `classes`: figures by class, `mean`: their means over the classes where they are defined, `quarantined`: images
-        that could not be used, by name.
+        `profile`, `bundles`: bundle ids by class, `classes`: figures by class, `mean`: their means over the classes where
+        they are defined, `quarantined`: images that could not be used, by name.
 
     Raises:
         DatasetError: No class, or a class with no usable image.
     """
     classes = read_mvtec(root, only)
+    bundles = {found.name: bundle_for(found.name) for found in classes}
     figures: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     with one_thread_each():
         for number, found in enumerate(classes):
             advance(found.name, number, len(classes))
-            figures[found.name] = _evaluate_class(found, bundle_for(found.name), store, workers, refused)
+            figures[found.name] = _evaluate_class(found, bundles[found.name], store, workers, refused)
     advance("done", len(classes), len(classes))
-    return {"classes": figures, "mean": _means(figures), "quarantined": refused}
+    return {
+        "profile": "+".join(sorted({bundle.profile for bundle in bundles.values()})),
+        "bundles": {name: bundle.id for name, bundle in bundles.items()},
+        "classes": figures,
+        "mean": _means(figures),
+        "quarantined": refused,
+    }
 
 
 def _evaluate_class(
@@ -106,8 +113,12 @@ def _evaluate_class(
         good = _usable(found.items, store, pool, refused)
         if not good:
             raise DatasetError(found.name, "no image of this class can be read")
-        context = store.context([ref for _, ref in good])
-        results = pool.map(lambda pair: _judge(pair[1], pair[0], bundle, context, store), good)
+        refs = [ref for _, ref in good]
+        context = store.context(refs)
+        for _ in pool.map(lambda ref: store.candidates(ref, bundle.texts, context), refs):
+            pass
+        calm = store.calm(refs, bundle.texts, context)
+        results = pool.map(lambda pair: _judge(pair[0], store.decide(pair[1], bundle, context, calm)), good)
         tally = ClassTally()
         for (item, _), (result, truth) in zip(good, results, strict=True):
             tally.update(result, truth, item.mask is not None)
@@ -120,28 +131,25 @@ def _usable(
 ) -> list[tuple[MvtecItem, ImageRef]]:
     """The images that give features, in order; the others are named in `refused`."""
 
-    def look(item: MvtecItem) -> tuple[MvtecItem, ImageRef] | tuple[str, str]:
+    def look(item: MvtecItem) -> ImageRef | str:
         try:
             ref = ImageRef(hashlib.sha256(item.image.read_bytes()).hexdigest(), str(item.image), (str(item.image),))
             store.features(ref)
         except (ImageError, OSError) as error:
-            return str(item.image), str(error)
-        return item, ref
+            return str(error)
+        return ref
 
     good = []
-    for answer in pool.map(look, items):
-        match answer:
-            case (MvtecItem() as item, ImageRef() as ref):
-                good.append((item, ref))
-            case (str() as name, str() as reason):
-                refused[name] = reason
+    for item, answer in zip(items, pool.map(look, items), strict=True):
+        if isinstance(answer, ImageRef):
+            good.append((item, answer))
+        else:
+            refused[str(item.image)] = answer
     return good
 
 
-def _judge(
-    ref: ImageRef, item: MvtecItem, bundle: PromptBundle, context: SetContext, store: CandidateStore
-) -> tuple[AnomalyResult, BoolMask]:
-    candidates, result = store.decide(ref, bundle, context)
+def _judge(item: MvtecItem, decided: tuple[Candidates, AnomalyResult]) -> tuple[AnomalyResult, BoolMask]:
+    candidates, result = decided
     size = candidates.height, candidates.width
     return result, np.zeros(size, np.bool_) if item.mask is None else read_mask(item.mask, size)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -29,11 +29,13 @@ from integrations.outputs import RunFolder
 from integrations.settings import Settings
 from saa_core.models import build
 from saa_core.types import ImageRef
-from tasks.context import fit_context
+from tasks.context import fit_context, fit_language
 from tasks.decide import DecidedBatch, decide_and_write
 from tasks.propose import BatchOutcome, extract_features, propose_candidates
 from tasks.report import publish_summary, write_report
 from tasks.scan import scan_images
+
+_T = TypeVar("_T")
 
 
 @flow(name="label", flow_run_name="label-{request.product}", validate_parameters=False)
@@ -56,9 +58,9 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
 
 def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
     """Run the flow in this process, `workers` batches side by side; raises what the flow raised."""
-    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers)
-    state: State[RunSummary] = label_flow.with_options(task_runner=runner)(request, return_state=True)
-    return state.result()
+    runner: Any = ThreadPoolTaskRunner(max_workers=workers)
+    state: State[Any] = label_flow.with_options(task_runner=runner)(request, return_state=True)
+    return cast(RunSummary, state.result())
 
 
 @dataclass(slots=True)
@@ -81,32 +83,41 @@ class _Run:
     def models(self) -> str:
         return build(self.request.models).id
 
+    @property
+    def _phrases(self) -> list[str]:
+        return list(self.request.bundle.texts)
+
     def label(self, started: float) -> RunSummary:
         self._quarantine({item.name: item.reason for item in self.images.quarantined})
         refs = self._extract(list(self.images.refs))
-        context, calls = fit_context(quote(refs), self.request.workspace)
+        if refs:
+            refs = self._judge(refs)
+        return self._finish(refs, started)
+
+    def _judge(self, refs: list[ImageRef]) -> list[ImageRef]:
+        context, calls = fit_context(_as_is(refs), self.request.workspace)
         self.calls += calls
         refs = self._propose(refs, context)
-        refs = self._decide(refs, context)
-        return self._finish(refs, started)
+        calm, calls = fit_language(_as_is(refs), self._phrases, context, self.request.workspace)
+        self.calls += calls
+        return self._decide(refs, context, calm)
 
     def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
         futures = [
-            extract_features.submit(number, _keys(batch), quote(batch), self.models, self.request.workspace)
+            extract_features.submit(number, _keys(batch), _as_is(batch), self.models, self.request.workspace)
             for number, batch in enumerate(self._batches(refs))
         ]
         return self._gather("looking at images", futures, refs)
 
     def _propose(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
-        phrases = [phrase.text for phrase in self.request.bundle.phrases]
-        workspace = self.request.workspace
+        fixed = self.models, self._phrases, context, self.request.workspace
         futures = [
-            propose_candidates.submit(number, _keys(batch), quote(batch), self.models, phrases, context, workspace)
+            propose_candidates.submit(number, _keys(batch), _as_is(batch), *fixed)
             for number, batch in enumerate(self._batches(refs))
         ]
         return self._gather("proposing regions", futures, refs)
 
-    def _decide(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
+    def _decide(self, refs: list[ImageRef], context: str, calm: list[float]) -> list[ImageRef]:
         written = self._written(refs)
         open_refs = [ref for ref in refs if ref.key not in written]
         request = self.request
@@ -114,11 +125,12 @@ class _Run:
         futures = [
             decide_and_write.submit(
                 number,
-                quote(batch),
+                _as_is(batch),
                 [ref.key for ref in batch if ref.key in self.reused],
-                self._names(),
-                quote(request.bundle),
+                _as_is(self._names()),
+                _as_is(request.bundle),
                 context,
+                calm,
                 self.id,
                 request.workspace,
             )
@@ -135,13 +147,11 @@ class _Run:
 
     def _written(self, refs: Sequence[ImageRef]) -> set[str]:
         """Keys that an interrupted attempt at this run has finished."""
-        folder = RunFolder(self.settings.runs / self.id, self._names().unquote())
+        folder = RunFolder(self.settings.runs / self.id, self._names())
         rows = {row.key for row in self.catalog.images_of(self.id) if row.state != "quarantined"}
         return {ref.key for ref in refs if ref.key in rows and folder.is_written(ref)}
 
-    def _gather(
-        self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]
-    ) -> list[ImageRef]:
+    def _gather(self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]) -> list[ImageRef]:
         """Wait for the batches; quarantine what they refused; return the images that go on."""
         refused: dict[str, str] = {}
         reused: set[str] = set()
@@ -172,20 +182,23 @@ class _Run:
         rows = self.catalog.images_of(self.id)
         summary = summarise(self.request, self.settings, self.id, rows, self.calls, sorted(self.unknown_words))
         summary = summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-        write_report(summary.model_dump(mode="json"), quote(refs), self._names(), self.request.workspace)
-        self.catalog.finish_run(
-            self.id, **summary.images.model_dump(), regions=summary.regions, model_calls=self.calls, seconds=summary.seconds
-        )
+        write_report(summary.model_dump(mode="json"), _as_is(refs), _as_is(self._names()), self.request.workspace)
+        counts = {**summary.images.model_dump(), "regions": summary.regions, "model_calls": self.calls}
+        self.catalog.finish_run(self.id, **counts, seconds=summary.seconds)
         return summary
 
-    def _names(self) -> quote[list[str]]:
-        # Quoted: Prefect would look for futures in every name.
-        return quote([name for ref in self.images.refs for name in ref.names])
+    def _names(self) -> list[str]:
+        return [name for ref in self.images.refs for name in ref.names]
 
     def _batches(self, refs: list[ImageRef]) -> list[list[ImageRef]]:
         # What batches compute is stored by image, so an image added to the set moves its neighbours at no cost.
         size = self.settings.batch_size
         return [refs[start : start + size] for start in range(0, len(refs), size)]
+
+
+def _as_is(value: _T) -> _T:
+    """A parameter that Prefect hands on untouched; else it looks for futures in every name of a set."""
+    return cast(_T, quote(value))
 
 
 def _keys(batch: Sequence[ImageRef]) -> list[str]:

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.image_sets import ImageSet
+from integrations.outputs import read_run, verify
 from integrations.settings import Settings
 from saa_core import __version__
 from saa_core.models import ModelSet, build
 from saa_core.prompts import PromptBundle
-
 
 SMALL_SET = "Fewer than 3 usable images: there is no set to compare with, so each image was its own context."
 
@@ -151,8 +151,9 @@ def summarise(
 
 
 def finished_summary(request: LabelRequest, settings: Settings, run: str, catalog: Catalog) -> RunSummary | None:
-    """What a finished run says when it is asked for again: every image reused, no model called. None if not finished."""
-    if not catalog.has_run(run) or catalog.run(run).state != "done":
+    """What a finished run says when asked for again: every image reused, no model called. None if not finished."""
+    record = catalog.find_run(run)
+    if record is None or record.state != "done":
         return None
     folder = settings.runs / run
     if not verify(folder) or not report_path(settings.runs, run).is_file():

@@ -42,7 +42,9 @@ def prepare_prefect(results: Path) -> None:
     os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(results))
     if own_server:
         # A database of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
-        os.environ["PREFECT_HOME"] = str(_state_home() / "saa" / "prefect")
+        home = _state_home() / "saa" / "prefect"
+        home.mkdir(parents=True, exist_ok=True)  # Prefect's database does not make it
+        os.environ["PREFECT_HOME"] = str(home)
         for service in _IDLE_SERVICES:
             os.environ.setdefault(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
 

@@ -4,6 +4,7 @@
     context     the set's image keys, feature model
     prior       image bytes, context
     candidates  image bytes, phrases, the three models, context
+    calm        phrases, the three models, context
     saliency    image bytes, feature model, source and neighbours
 
 No bundle number but the neighbours of Eq. 5 enters a key, and those ask for arithmetic on stored features, not for a
@@ -19,15 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from saa_core.batch import BatchContext
 
 from integrations.archive import pack_array, pack_candidates, unpack_array, unpack_candidates
 from integrations.blobs import BlobStore
 from integrations.image_sets import read_bytes
-from saa_core.batch import BatchContext
 from saa_core.images import load_image
+from saa_core.language import calm_levels, peaks
 from saa_core.pipeline import SegmentAnyAnomaly, decide, prior_map, saliency_map
 from saa_core.prompts import PromptBundle, SaliencyPrompt
 from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, ImageRef
+
+Levels = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ class CandidateStore:
         stored = self.blobs.get("context", key)
         if stored is not None:
             return SetContext(key, BatchContext.from_bytes(stored))
-        batch = BatchContext.fit(sorted(by_key), lambda image: self.features(by_key[image]))
+        layout = self.method.extractor.layout
+        batch = BatchContext.fit(sorted(by_key), lambda image: self.features(by_key[image]), layout)
         self.blobs.put("context", key, batch.to_bytes())
         return SetContext(key, batch)
 
@@ -88,10 +94,22 @@ class CandidateStore:
         """Whether `candidates` would be answered without a model."""
         return self.blobs.has("candidates", self._candidates_key(ref, phrases, context))
 
-    def decide(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> tuple[Candidates, AnomalyResult]:
-        """Eq. 4-9 for an image under a bundle; errors as in `features`."""
-        found = self.candidates(ref, [phrase.text for phrase in bundle.phrases], context)
-        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle)
+    def calm(self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext) -> Levels:
+        """The evidence of each phrase that calm images of the set show, float32 (P,); errors as in `features`."""
+        key = _key(json.dumps(list(phrases)), self.method.id, context.key)
+        stored = self._array("calm", key)
+        if stored is not None:
+            return stored
+        found = (self.candidates(ref, phrases, context).evidence for ref in refs)
+        seen = [peaks(evidence) for evidence in found if evidence is not None]
+        return self._keep("calm", key, calm_levels(np.stack(seen)) if seen else np.zeros(len(phrases), np.float32))
+
+    def decide(
+        self, ref: ImageRef, bundle: PromptBundle, context: SetContext, calm: Levels
+    ) -> tuple[Candidates, AnomalyResult]:
+        """Eq. 4-9 for an image under a bundle, `calm` for the bundle's phrases; errors as in `features`."""
+        found = self.candidates(ref, bundle.texts, context)
+        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle, calm)
 
     def image(self, ref: ImageRef) -> RGB:
         """Pixels of an image, uint8 (H, W, 3) RGB; errors as in `features`."""
@@ -105,9 +123,7 @@ class CandidateStore:
         pixels = self.image(ref) if image is None else image
         return self._keep("prior", key, prior_map(ref.key, pixels, self.features(ref), context.batch))
 
-    def _saliency(
-        self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext
-    ) -> FloatMap:
+    def _saliency(self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext) -> FloatMap:
         if prompt.source == "batch":
             return self._prior(ref, context)
         if prompt.source == "object":  # depends on the objects found; cheap, so it is not worth a key of its own

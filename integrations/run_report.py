@@ -54,7 +54,7 @@ def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figure
         run=record.id,
         product=record.product,
         bundle=record.bundle,
-        phrases=tuple(phrase.text for phrase in bundle.phrases),
+        phrases=bundle.texts,
         profile=record.profile,
         models=record.models,
         weight_free=record.models.get("generator") == "lexical",
@@ -92,7 +92,7 @@ def _map(path: Path) -> FloatMap:
     grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if grey is None:
         raise ImageError(str(path), "the map is gone or damaged; run the same command again")
-    return grey.astype(np.float32) / 255
+    return grey.astype(np.float32) / np.float32(255)
 
 
 def _region(number: int, record: RegionRecord) -> Region:

@@ -56,12 +56,13 @@ def confidence(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def suppress(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) -> NDArray[np.bool_]:
-    """Greedy suppression of duplicates by mask IoU.
+    """Greedy suppression of duplicates and of outlines inside outlines, which IoU would leave.
 
     Args:
         masks: n masks of one size.
         scores: float64 (n,); of two duplicates the one with the higher score stays, of equal ones the first.
-        overlap: A mask whose IoU with a kept, better one exceeds this goes; 1 keeps all.
+        overlap: A mask that shares more than this part of the smaller of the two with a kept, better one goes; 1 keeps
+            all.
 
     Returns:
         bool (n,): which masks stay.
@@ -69,7 +70,8 @@ def suppress(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) 
     stays = np.ones(len(masks), bool)
     if overlap >= 1 or len(masks) < 2:
         return stays
-    doubles = rle.iou(masks, masks) > overlap
+    shared = rle.containment(masks, masks)
+    doubles = np.maximum(shared, shared.T) > overlap
     for row in top_k(scores, None):
         if stays[row]:
             stays &= ~doubles[row]

@@ -21,5 +21,4 @@ def resize(values: FloatMap, size: tuple[int, int]) -> FloatMap:
     single = values.astype(np.float32, copy=False)
     if single.shape == size:
         return single
-    resized: FloatMap = cv2.resize(single, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return resized
+    return np.asarray(cv2.resize(single, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.float32)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saa_core import confidence, masks, properties, saliency
+from saa_core import regions as regions_of_map
 from saa_core.batch import BatchContext, dense_map, image_score
 from saa_core.features.base import FeatureExtractor
 from saa_core.generators.base import RegionGenerator
@@ -24,7 +26,7 @@ from saa_core.maps import resize
 from saa_core.masks import Rle
 from saa_core.prompts import PromptBundle, SaliencyPrompt
 from saa_core.refiners.base import RegionRefiner
-from saa_core.types import RGB, AnomalyResult, BoolMask, Candidates, FloatMap, Region
+from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, Region
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class SegmentAnyAnomaly:
         self.calls += 2
         height, width = image.shape[:2]
         proposals = self.generator(image, phrases, prior)
-        refined = self.refiner(image, proposals.boxes)
+        refined = self.refiner(image, proposals.boxes, prior)
         return Candidates(
             image=key,
             height=height,
@@ -78,7 +80,7 @@ class SegmentAnyAnomaly:
             phrases=tuple(phrases),
             boxes=proposals.boxes,
             scores=proposals.scores,
-            masks=tuple(refined.masks),
+            masks=refined.masks,
             quality=refined.quality,
             evidence=proposals.evidence,
             unknown_words=proposals.unknown_words,
@@ -115,13 +117,20 @@ def saliency_map(features: FloatMap, prompt: SaliencyPrompt, objects: Sequence[R
             return saliency.image_context(features, prompt.neighbours, farthest=source == "image-farthest")
 
 
-def decide(candidates: Candidates, context: FloatMap, bundle: PromptBundle) -> AnomalyResult:
+def decide(
+    candidates: Candidates,
+    context: FloatMap,
+    bundle: PromptBundle,
+    calm: NDArray[np.floating[Any]] | None = None,
+) -> AnomalyResult:
     """Eq. 4 and 6-9: which candidates are defects, and the anomaly map.
 
     Args:
         candidates: What `propose` gave, for at least the bundle's phrases.
         context: The saliency map s of Eq. 5, float32 (h, w).
         bundle: The prompts.
+        calm: The candidates' phrases' `language.calm_levels` in the set, (P,), for the dense map; None takes each
+            image's own level.
 
     Returns:
         Map and regions. No candidate, no object, a constant map: all have a result, an empty one.
@@ -134,12 +143,12 @@ def decide(candidates: Candidates, context: FloatMap, bundle: PromptBundle) -> A
     removed = _filter(candidates, language.max(axis=1, initial=0), bundle)
     rows = np.array([row for row in range(len(candidates)) if row not in removed], np.intp)
     kept = [candidates.masks[row] for row in rows]
-    mean = saliency.mean_saliency(kept, resize(context, size))
-    prompt = saliency.saliency_prompt(mean, bundle.saliency.gain)
+    salient = _region_saliency(kept, context, size, bundle)
+    prompt = saliency.saliency_prompt(salient, bundle.saliency.gain)
     scores = saliency.rescore(language[rows].max(axis=1, initial=0), prompt)
     chosen = _choose(rows, kept, scores, bundle, removed)
-    regions = tuple(_region(candidates, language, rows[i], scores[i], mean[i], bundle) for i in chosen)
-    area, bounded = _map(candidates, context, regions, bundle)
+    regions = tuple(_region(candidates, language, rows[i], scores[i], salient[i], bundle) for i in chosen)
+    area, bounded = _map(candidates, context, regions, bundle, calm)
     result = AnomalyResult(candidates.image, bundle.id, area, bounded, 0.0, regions, removed)
     return replace(result, score=image_score(result.heat()))
 
@@ -159,12 +168,20 @@ def phrase_scores(candidates: Candidates, bundle: PromptBundle) -> NDArray[np.fl
     return np.minimum(np.where(scores >= thresholds, scores * weights, 0.0), 1.0)
 
 
+def _region_saliency(
+    found: Sequence[Rle], context: FloatMap, size: tuple[int, int], bundle: PromptBundle
+) -> NDArray[np.float64]:
+    if bundle.saliency.measure == "contrast":
+        return regions_of_map.contrast(found, context)
+    return saliency.mean_saliency(found, resize(context, size))
+
+
 def _columns(candidates: Candidates, bundle: PromptBundle) -> list[int]:
     known = {text: column for column, text in enumerate(candidates.phrases)}
-    missing = [phrase.text for phrase in bundle.phrases if phrase.text not in known]
+    missing = [text for text in bundle.texts if text not in known]
     if missing:
         raise ValueError(f"candidates of {candidates.image} were not proposed for {missing}")
-    return [known[phrase.text] for phrase in bundle.phrases]
+    return [known[text] for text in bundle.texts]
 
 
 def _filter(candidates: Candidates, best: NDArray[np.float64], bundle: PromptBundle) -> dict[int, str]:
@@ -210,7 +227,8 @@ def _choose(
     """Suppression, Eq. 8 and the region floor; what falls is written into `removed`. Returns positions, best first."""
     prompt, floor = bundle.confidence, bundle.decision.region_floor
     unique = confidence.suppress(kept, scores, prompt.suppression)
-    removed.update({int(row): f"overlaps a better region by more than IoU {prompt.suppression:g}" for row in rows[~unique]})
+    double = f"shares more than {prompt.suppression:g} of the smaller one with a better region"
+    removed.update(dict.fromkeys(rows[~unique].tolist(), double))
     order = confidence.top_k(np.where(unique, scores, -1.0), None)[: int(unique.sum())]
     sure = confidence.confidence(scores)
     removed.update({int(rows[i]): f"confidence {sure[i]:.3f} under {floor:g}" for i in order if sure[i] < floor})
@@ -225,35 +243,39 @@ def _region(
     language: NDArray[np.float64],
     row: np.intp,
     score: np.float64,
-    mean: np.float64,
+    salient: np.float64,
     bundle: PromptBundle,
 ) -> Region:
     mask = candidates.masks[row]
     x0, y0, x1, y1 = mask.box
-    texts = [phrase.text for phrase in bundle.phrases]
     return Region(
         mask=mask,
         box=(float(x0), float(y0), float(x1), float(y1)),
-        label=texts[int(language[row].argmax())],
+        label=bundle.texts[int(language[row].argmax())],
         score=float(score),
-        confidence=float(confidence.confidence(score)),
-        phrase_scores=dict(zip(texts, language[row].tolist(), strict=True)),
-        saliency=float(mean),
+        confidence=float(confidence.confidence(np.asarray(score))),
+        phrase_scores=dict(zip(bundle.texts, language[row].tolist(), strict=True)),
+        saliency=float(salient),
         area=mask.area,
         candidate=int(row),
     )
 
 
 def _map(
-    candidates: Candidates, context: FloatMap, regions: Sequence[Region], bundle: PromptBundle
+    candidates: Candidates,
+    context: FloatMap,
+    regions: Sequence[Region],
+    bundle: PromptBundle,
+    calm: NDArray[np.floating[Any]] | None,
 ) -> tuple[FloatMap, bool]:
     """Eq. 9 or the dense map, and whether it is bounded by 1."""
     form = bundle.confidence.map
     if form == "dense":
+        if candidates.evidence is None:
+            return context, True
         weights = np.array([phrase.weight for phrase in bundle.phrases], np.float32)
-        evidence = candidates.evidence
-        chosen = None if evidence is None else evidence[_columns(candidates, bundle)]
-        return (context if chosen is None else fuse(context, chosen, weights)), True
+        columns = _columns(candidates, bundle)
+        return fuse(context, candidates.evidence[columns], weights, None if calm is None else calm[columns]), True
     scores = np.array([region.score for region in regions])
     size = candidates.height, candidates.width
     return confidence.anomaly_map([region.mask for region in regions], scores, size, form), False

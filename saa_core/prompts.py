@@ -96,12 +96,15 @@ class SaliencyPrompt(_Strict):
         source: Where a pixel's neighbours are looked for: the other images of the set, the image itself (nearest as in
             the paper, or farthest as in the released program), or the other objects in the image.
         neighbours: N of Eq. 5, for the image as context.
-        gain: g in exp(g * mean saliency); 0 switches the prompt off.
+        gain: g in exp(g * saliency of the region); 0 switches the prompt off.
+        measure: A region's saliency: the `mean` inside it, as printed, or its `contrast`, the mean inside less the mean
+            around, which of nested candidates prefers the one that fits.
     """
 
     source: SaliencySource = "batch"
     neighbours: int = Field(default=400, ge=1)
     gain: float = Field(default=1.0, ge=0.0, le=20.0)
+    measure: Literal["mean", "contrast"] = "mean"
 
 
 class ConfidencePrompt(_Strict):
@@ -109,7 +112,8 @@ class ConfidencePrompt(_Strict):
 
     Attributes:
         top_k: K of Eq. 8; None keeps every region.
-        suppression: A region whose mask overlaps a better one by more than this IoU is dropped; 1 keeps duplicates.
+        suppression: A region that shares more than this part of the smaller of the two with a better one is dropped;
+            1 keeps duplicates.
         map: Eq. 9 as printed (`mean`), as released (`shrunk`, one is added to the denominator), or the `dense` map:
             saliency fused with the phrases' evidence, which needs no region to cover a pixel.
     """
@@ -166,9 +170,18 @@ class PromptBundle(_Strict):
         """Class-agnostic phrases, then class-specific ones; a text that occurs twice counts once, the later wins."""
         return tuple({phrase.text: phrase for phrase in (*self.language.agnostic, *self.language.specific)}.values())
 
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The words of `phrases`."""
+        return tuple(phrase.text for phrase in self.phrases)
+
     def canonical(self) -> str:
-        """The content as JSON: keys sorted, no white space, every default written out."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """The content as JSON: keys sorted, no white space, without what equals a field's default.
+
+        So a field that a later version adds leaves the ids of older bundles alone; for that, no default may ever change.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def to_yaml(self) -> str:
         """The content as YAML for a person; `PromptBundle.from_yaml` gives back an equal bundle."""
@@ -233,19 +246,19 @@ class PromptBundle(_Strict):
 _PROFILES: dict[str, dict[str, dict[str, object]]] = {
     "batch": {
         "property": {"measure": "mask", "location": 0.5},
-        "saliency": {"source": "batch", "neighbours": 400, "gain": 1.0},
+        "saliency": {"source": "batch", "neighbours": 400, "gain": 3.0, "measure": "contrast"},
         "confidence": {"map": "dense", "suppression": 0.5},
-        "decision": {"score_floor": 0.0, "region_floor": 0.0},
+        "decision": {"score_floor": 0.0, "region_floor": 0.33},
     },
     "paper": {
         "property": {"measure": "mask", "location": 0.5},
-        "saliency": {"source": "image-nearest", "neighbours": 400, "gain": 1.0},
+        "saliency": {"source": "image-nearest", "neighbours": 400, "gain": 1.0, "measure": "mean"},
         "confidence": {"map": "mean", "suppression": 1.0},
         "decision": {"score_floor": 0.0, "region_floor": 0.0},
     },
     "reference": {
         "property": {"measure": "box", "location": 0.0},
-        "saliency": {"source": "image-farthest", "neighbours": 400, "gain": 3.0},
+        "saliency": {"source": "image-farthest", "neighbours": 400, "gain": 3.0, "measure": "mean"},
         "confidence": {"map": "shrunk", "suppression": 1.0},
         "decision": {"score_floor": 0.1, "region_floor": 0.0},
     },

@@ -1,4 +1,4 @@
-"""Regions of a map: boxes around what stands out, at whatever level it does, and which of several to keep."""
+"""Regions of a map: boxes around what stands out, at whatever level it does, and how far it stands out."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from saa_core import masks
+from saa_core.maps import resize
 from saa_core.masks import Rle
+from saa_core.saliency import mean_saliency
 from saa_core.types import Boxes, FloatMap
 
 _GRID = 200
 """Longest side of the grid on which a map is cut into components; saliency has no finer structure than that."""
-_LEVELS = 16
-_LOWEST = 0.05
+_LEVELS = 12
+_LOWEST = 0.1
 """Levels at which a map is cut, from this share of the way between its median and its maximum."""
 _MIN_CELLS = 4
 """Smallest component, in cells of the grid."""
 _NEWS = 1.3
 """A component is proposed beside the one that holds it, when that one is this much larger."""
-_GROWTH = 0.15
+_GROWTH = 0.08
 """Added to every side of a box as a share of it: saliency is blunt, and a cut at a level trims a region."""
 _RING = 0.25
-"""Width of the ring that a box is compared with, in square roots of its area."""
+_FRAME = 0.5
+"""Width of the ring that a box, and that a mask, is compared with, in square roots of its area."""
 
 
-def propose_boxes(saliency: FloatMap, size: tuple[int, int], limit: int = 30) -> Boxes:
+def propose_boxes(saliency: FloatMap, size: tuple[int, int], limit: int = 20) -> Boxes:
     """Boxes around the connected components of a map, cut at several levels.
 
     Components of different levels hold one another (the component tree; Matas et al., BMVC 2002, find stable regions in
-    it). They come in the order of their prominence, mean inside less mean of the surroundings, where the surroundings of
-    a component reach as far as it is wide. Adding a constant to the map, or scaling it, changes nothing.
+    it). They come in the order of their prominence, mean inside less mean of the surroundings, which reach as far as
+    the component is wide. Adding a constant to the map, or scaling it, changes nothing.
 
     Args:
         saliency: float32 (h, w).
@@ -46,7 +48,7 @@ def propose_boxes(saliency: FloatMap, size: tuple[int, int], limit: int = 30) ->
         >>> peak = np.zeros((100, 100), np.float32)
         >>> peak[40:50, 20:60] = 1
         >>> propose_boxes(peak, (200, 200)).tolist()
-        [[28.0, 77.0, 132.0, 103.0]]
+        [[33.599998474121094, 78.4000015258789, 126.4000015258789, 101.5999984741211]]
     """
     grid = _reduced(saliency)
     start, top = np.median(grid), grid.max()
@@ -75,24 +77,28 @@ def prominence(saliency: FloatMap, boxes: Boxes, size: tuple[int, int]) -> NDArr
     cells = np.clip(cells, 0, np.array([grid.shape[1] - 1, grid.shape[0] - 1] * 2))
     cells[:, 2:] = np.maximum(cells[:, 2:], cells[:, :2] + 1)
     area = np.prod(cells[:, 2:] - cells[:, :2], axis=1).astype(np.float64)
-    contrast = _contrast(grid, cells, area, _sums(grid, cells), _RING)
-    return np.clip(contrast, 0, 1).astype(np.float32)
+    return np.clip(_contrast(grid, cells, area, _sums(grid, cells), _RING), 0, 1).astype(np.float32)
 
 
-def suppress(regions: Sequence[Rle], scores: NDArray[np.floating], overlap: float) -> list[int]:
-    """Duplicates out: the rows that are left, best first, no two of them with an IoU above `overlap`.
+def contrast(regions: Sequence[Rle], saliency: FloatMap) -> NDArray[np.float64]:
+    """How far a map stands out in each region: its mean in the region less its mean in a frame around it.
+
+    The frame reaches half the square root of the region's area beyond the region's box. As a score of nested or
+    neighbouring regions it finds the one that fits; the mean inside alone prefers the tip of every peak.
 
     Args:
-        regions: n masks of one size.
-        scores: (n,), higher is better; equal scores keep their order.
-        overlap: IoU in [0, 1].
+        regions: n masks of one size (H, W).
+        saliency: float32 (h, w), of the same field of view.
+
+    Returns:
+        float64 (n,); for a map in [0, 1] in [-1, 1]. 0 for a region without pixels or without surroundings.
     """
-    table = masks.iou(regions, regions)
-    kept: list[int] = []
-    for row in np.argsort(-scores, kind="stable").tolist():
-        if (table[row, kept] <= overlap).all():
-            kept.append(row)
-    return kept
+    if not regions:
+        return np.zeros(0)
+    full = resize(saliency, regions[0].size)
+    area = np.array([region.area for region in regions], np.float64)
+    boxes = np.array([region.box for region in regions], np.intp)
+    return _contrast(full, boxes, area, area * mean_saliency(regions, full), _FRAME)
 
 
 def _reduced(saliency: FloatMap) -> FloatMap:
@@ -100,14 +106,15 @@ def _reduced(saliency: FloatMap) -> FloatMap:
     height, width = saliency.shape
     scale = min(1.0, _GRID / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    grid: FloatMap = cv2.resize(saliency.astype(np.float32, copy=False), size, interpolation=cv2.INTER_AREA)
-    return grid
+    single = saliency.astype(np.float32, copy=False)
+    return cv2.resize(single, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
 
 
 def _components(grid: FloatMap, levels: NDArray[np.floating]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Boxes of the components, XYXY in cells, and their prominence; one that hardly differs from its holder is left out."""
+    """Boxes of the components, XYXY in cells, and their prominence, without near copies of their holder."""
     holders = np.full(grid.shape, np.inf)  # at each cell, the area of the smallest component chosen so far
-    boxes, scores = [np.zeros((0, 4), np.intp)], [np.zeros(0)]
+    boxes: list[NDArray[np.intp]] = [np.zeros((0, 4), np.intp)]
+    scores: list[NDArray[np.float64]] = [np.zeros(0)]
     for level in levels:
         cut = (grid >= level).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(cut, connectivity=8)
@@ -131,7 +138,7 @@ def _contrast(
     total: NDArray[np.float64],
     reach: float,
 ) -> NDArray[np.float64]:
-    """Mean of regions less the mean around them.
+    """Mean of regions less the mean around them; 0 without a region or without anything around it.
 
     Args:
         grid: float32 (h, w).
@@ -143,8 +150,9 @@ def _contrast(
     width = np.maximum(2, np.rint(reach * np.sqrt(area)))[:, None] * np.array([-1, -1, 1, 1])
     around = np.clip(boxes + width.astype(np.intp), 0, np.array([grid.shape[1], grid.shape[0]] * 2))
     rest = np.prod(around[:, 2:] - around[:, :2], axis=1) - area
-    contrast: NDArray[np.float64] = total / area - (_sums(grid, around) - total) / np.maximum(rest, 1)
-    return contrast
+    difference = total / np.maximum(area, 1) - (_sums(grid, around) - total) / np.maximum(rest, 1)
+    compared: NDArray[np.float64] = np.where((area > 0) & (rest > 0), difference, 0.0)
+    return compared
 
 
 def _sums(grid: FloatMap, boxes: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -159,4 +167,5 @@ def _in_image(cells: NDArray[np.intp], grid: tuple[int, ...], size: tuple[int, i
     """Boxes of grid cells, grown by _GROWTH and clipped, in pixels of the image."""
     growth = _GROWTH * np.tile(cells[:, 2:] - cells[:, :2], 2) * np.array([-1, -1, 1, 1])
     scale = np.array([size[1] / grid[1], size[0] / grid[0]] * 2)
-    return np.clip((cells + growth) * scale, 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
+    boxes: Boxes = np.clip((cells + growth) * scale, 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
+    return boxes

@@ -60,6 +60,7 @@ def object_context(features: FloatMap, objects: Sequence[BoolMask]) -> FloatMap:
         if mine.any() and others.any():
             least = 0.0 if (others & mine).any() else -1.0
             distance = _distance_to_best(cells[mine], cells[others & ~mine], least)
+            # Never under the 0 it starts from, even where rounding leaves a cosine just above 1.
             saliency[mine] = np.maximum(saliency[mine], distance)
     return saliency
 
@@ -120,8 +121,7 @@ def _mean_distance(similarity: FloatMap, count: int, farthest: bool) -> FloatMap
 def _distance_to_best(cells: FloatMap, others: FloatMap, least: float) -> FloatMap:
     """(1 - max cos) / 2 of each cell (n, C) to the others (k, C); the maximum is at least `least`."""
     best = [(cells[rows] @ others.T).max(axis=1, initial=least) for rows in _blocks(len(cells), len(others))]
-    # Rounding may leave a cosine just above 1.
-    distance: FloatMap = 0.5 * (1 - np.minimum(np.concatenate(best), 1))
+    distance: FloatMap = 0.5 * (1 - np.concatenate(best))
     return distance
 
 

@@ -94,7 +94,7 @@ class Region:
         score: S_S of Eq. 7; exceeds 1 where saliency multiplies it up.
         confidence: The same order in [0, 1]; what leaves the program.
         phrase_scores: Score of each phrase of the bundle, by phrase.
-        saliency: Mean saliency inside the mask (the mean of Eq. 6).
+        saliency: Saliency of the region, as the bundle measures it (the mean of Eq. 6).
         area: Pixels.
         candidate: Its row in the candidates.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -32,6 +33,7 @@ def decide_and_write(
     names: list[str],
     bundle: PromptBundle,
     context: str,
+    calm: list[float],
     run_id: str,
     workspace: str,
 ) -> DecidedBatch:
@@ -44,16 +46,18 @@ def decide_and_write(
         names: Every file name of the set: they decide how the outputs are called.
         bundle: The prompts.
         context: Key of the set's context.
+        calm: The set's evidence for each phrase, see `fit_language`.
         run_id: The run that the images belong to.
         workspace: Where everything is.
     """
     settings = Settings.load(workspace=workspace)
     store, held = store_at(workspace), context_at(workspace, context)
     folder = RunFolder(settings.runs / run_id, names)
+    levels = np.array(calm, np.float32)
     rows, outcome, known = [], DecidedBatch(refused=[], unknown_words=[], calls=0), set(reused)
     for ref in refs:
         try:
-            found, result = store.decide(ref, bundle, held)
+            found, result = store.decide(ref, bundle, held, levels)
         except ImageError as error:
             outcome["refused"].append((ref.names[0], error.reason))
             rows.append(RunImage.of(ref, "quarantined", reason=error.reason))
@@ -65,7 +69,8 @@ def decide_and_write(
             RunImage.of(
                 ref,
                 "reused" if ref.key in known else "labelled",
-                size=size,
+                height=size[0],
+                width=size[1],
                 score=result.score,
                 regions=len(result.regions),
             )

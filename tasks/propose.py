@@ -25,7 +25,7 @@ class BatchOutcome(TypedDict):
 @task(
     name="extract-features",
     task_run_name="extract-features-{batch}",
-    cache_policy=ContentKey("extract-features", 1, ("keys", "models", "workspace")),
+    cache_policy=ContentKey(task="extract-features", inputs=("keys", "models", "workspace")),
     persist_result=True,
     result_serializer="json",
 )
@@ -38,7 +38,7 @@ def extract_features(batch: int, keys: list[str], refs: list[ImageRef], models: 
 @task(
     name="propose-candidates",
     task_run_name="propose-candidates-{batch}",
-    cache_policy=ContentKey("propose-candidates", 1, ("keys", "models", "phrases", "context", "workspace")),
+    cache_policy=ContentKey(task="propose-candidates", inputs=("keys", "models", "phrases", "context", "workspace")),
     persist_result=True,
     result_serializer="json",
 )
@@ -56,9 +56,7 @@ def propose_candidates(
     return each_image(refs, propose, lambda: store.method.calls)
 
 
-def each_image(
-    refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int]
-) -> BatchOutcome:
+def each_image(refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int]) -> BatchOutcome:
     """Do the work for each image; one that cannot be used is refused with its reason, and the others go on.
 
     Args:

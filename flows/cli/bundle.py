@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.bundles import bundle_for_product, read_file
+from flows.bundles import bundle_for_product, catalog_to_read, read_file
 from flows.cli.common import JsonOption, WorkspaceOption, console, print_json, say
 from integrations.catalog import Catalog
 from integrations.files import write_atomic
@@ -32,7 +32,7 @@ def list_(
 
     Example: `saa bundle list --product bottle`
     """
-    with _catalog(workspace) as catalog:
+    with _reading(workspace) as catalog:
         rows = [_row(name, "ships with saa", bundle) for name, bundle in library.all_bundles().items()]
         rows += [_row(record.bundle.id, record.state, record.bundle) for record in catalog.bundles(product)]
     rows = [row for row in rows if product in (None, row["product"])]
@@ -53,7 +53,7 @@ def show(bundle: BundleArgument, workspace: WorkspaceOption = None, as_json: Jso
 
     Example: `saa bundle show mvtec/bottle`
     """
-    with _catalog(workspace) as catalog:
+    with _reading(workspace) as catalog:
         found = _find(bundle, catalog)
     if as_json:
         print_json({"id": found.id, **found.model_dump(mode="json")})
@@ -62,12 +62,14 @@ def show(bundle: BundleArgument, workspace: WorkspaceOption = None, as_json: Jso
 
 
 @app.command("diff")
-def diff(old: BundleArgument, new: BundleArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def diff(
+    old: BundleArgument, new: BundleArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Say what changed from one bundle to another.
 
     Example: `saa bundle diff generic mvtec/bottle`
     """
-    with _catalog(workspace) as catalog:
+    with _reading(workspace) as catalog:
         first, second = _find(old, catalog), _find(new, catalog)
     changes = difference(first, second)
     if as_json:
@@ -91,7 +93,7 @@ def import_(
     Example: `saa bundle import bottle.yaml`
     """
     found = read_file(file)
-    with _catalog(workspace) as catalog:
+    with Catalog(Settings.load(workspace=workspace).catalog_url) as catalog:
         for bundle in found.values():
             catalog.add_bundle(bundle, "library")
     ids = {product: bundle.id for product, bundle in found.items()}
@@ -112,7 +114,7 @@ def export(
 
     Example: `saa bundle export mvtec/bottle --out bottle.yaml`
     """
-    with _catalog(workspace) as catalog:
+    with _reading(workspace) as catalog:
         found = _find(bundle, catalog)
     if out is not None:
         write_atomic(out, found.to_yaml().encode())
@@ -123,8 +125,8 @@ def export(
         sys.stdout.write(found.to_yaml())
 
 
-def _catalog(workspace: Path | None) -> Catalog:
-    return Catalog(Settings.load(workspace=workspace).catalog_url)
+def _reading(workspace: Path | None) -> Catalog:
+    return catalog_to_read(Settings.load(workspace=workspace))
 
 
 def _find(name: str, catalog: Catalog) -> PromptBundle:

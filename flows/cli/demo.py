@@ -29,9 +29,9 @@ def demo(
     if as_json:
         print_json(result)
         return
+    figures = ("max_f1_pixel", "image_auroc", "region_f1")
     for name, row in {**result["classes"], "mean": result["mean"]}.items():
-        region = "-" if row["region_f1"] is None else f"{row['region_f1']:.2f}"
-        say(f"{name:>14}  max-F1-pixel {row['max_f1_pixel']:.2f}  image AUROC {row['image_auroc']:.2f}  region F1 {region}")
+        say(f"{name:>8}  " + "  ".join(f"{figure.replace('_', ' ')} {row[figure]:.2f}" for figure in figures))
     say(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
     for path in result["reports"]:
         say(f"report: {path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import typer
 
 from flows.cli.common import Exit, JsonOption, WorkspaceOption, console, print_json

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.bundles import bundles_for_classes
+from flows.bundles import bundles_for_classes, catalog_to_read
 from flows.cli.common import (
     BundleOption,
     Exit,
     JsonOption,
     Models,
     ModelsOption,
-    ProfileName,
     ProfileOption,
     PromptName,
     WorkspaceOption,
@@ -25,7 +24,6 @@ from flows.cli.common import (
 )
 from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore
-from integrations.catalog import Catalog
 from integrations.settings import Settings
 from saa_core.models import build
 
@@ -54,13 +52,12 @@ def evaluate(
 
     settings = Settings.load(workspace=workspace)
     store = CandidateStore(BlobStore(settings.blobs_url), build(models.value), settings.max_pixels)
-    with Catalog(settings.catalog_url) as catalog, progress():
+    with catalog_to_read(settings) as catalog, progress():
         bundle_for = bundles_for_classes(
-            bundle, profile.value if profile else None, [prompt.value for prompt in without or []], catalog
+            bundle, profile.value if profile else None, [prompt.value for prompt in without or ()], catalog
         )
         figures = evaluation.evaluate(dataset, only or [], bundle_for, store, settings.workers)
-    used = next(iter(figures["classes"]))
-    content = {"models": store.method.models, "profile": bundle_for(used).profile, **figures}
+    content = {"models": store.method.models, **figures}
     if as_json:
         print_json(content)
     else:

@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from flows.bundles import bundle_for_product
+from flows.bundles import bundle_for_product, catalog_to_read
 from flows.cli.common import (
     BundleOption,
     Exit,
     JsonOption,
     Models,
     ModelsOption,
-    ProfileName,
     ProfileOption,
     WorkspaceOption,
     print_json,
@@ -21,7 +20,6 @@ from flows.cli.common import (
     say,
 )
 from flows.runs import LabelRequest, RunSummary
-from integrations.catalog import Catalog
 from integrations.settings import Settings
 
 
@@ -46,7 +44,7 @@ def label(
     from flows.start import start
 
     settings = Settings.load(workspace=workspace)
-    with Catalog(settings.catalog_url) as catalog:
+    with catalog_to_read(settings) as catalog:
         chosen = bundle_for_product(bundle, product, profile.value if profile else None, catalog)
     request = LabelRequest(
         source=images,

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flows.bundles import catalog_to_read
 from flows.cli.common import JsonOption, WorkspaceOption, print_json, say
-from integrations.catalog import Catalog
 from integrations.settings import Settings
 from saa_core.errors import StoreError
 
@@ -24,7 +24,7 @@ def report(
     from integrations.run_report import report_run
 
     settings = Settings.load(workspace=workspace)
-    with Catalog(settings.catalog_url) as catalog:
+    with catalog_to_read(settings) as catalog:
         record = catalog.latest_run() if run is None else catalog.run(run)
         if record is None:
             raise StoreError(str(settings.workspace), "holds no run yet; `saa label IMAGES --product P` makes one")

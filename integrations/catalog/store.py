@@ -122,6 +122,12 @@ class Catalog:
         with self._reading() as session:
             return _run_record(_by_prefix(session, Run, id_or_prefix, "run", StoreError))
 
+    def find_run(self, run_id: str) -> RunRecord | None:
+        """A run by its whole id; None if it is not known."""
+        with self._reading() as session:
+            run = session.get(Run, run_id)
+            return _run_record(run) if run else None
+
     def latest_run(self, product: str | None = None) -> RunRecord | None:
         """The run that was begun or finished last."""
         latest = select(Run).order_by(func.coalesce(Run.finished, Run.created).desc(), Run.id).limit(1)

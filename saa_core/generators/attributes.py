@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from saa_core.maps import resize
 from saa_core.types import RGB, FloatMap
 
 WORK_AREA = 400 * 400
@@ -67,37 +69,28 @@ class Attributes:
     @cached_property
     def _lines(self) -> tuple[FloatMap, FloatMap]:
         """Dark and bright lines: of 1 to 8 pixels width, straight over at least 16 to 64 pixels."""
-        fine = _ridges(self._l, 1.2, 4)
-        middle = _ridges(self._l, 2.0, 5)
-        broad = [_resize(ridge, self.shape) for ridge in _ridges(_half(self._l), 2.0, 5)]
-        dark, bright = (
-            np.maximum.reduce([_contrast(scale[i], scale[i], "line") for scale in (fine, middle, broad)]) for i in (0, 1)
-        )
+        fine, middle, coarse = _ridges(self._l, 1.2, 4), _ridges(self._l, 2.0, 5), _ridges(_half(self._l), 2.0, 5)
+        scales = (fine, middle, tuple(resize(ridge, self.shape) for ridge in coarse))
+        dark, bright = (np.maximum.reduce([_contrast(ridge[i], ridge[i], "line") for ridge in scales]) for i in (0, 1))
         return dark, bright
 
     def _spot(self, polarity: int) -> FloatMap:
         """Compact marks of up to 17 pixels: what a closing (dark) or opening (bright) removes, less its lines."""
         sign = 1 - 2 * polarity
-        parts = []
-        for radius in (4, 8):
-            residue = _residue(sign * self._l, radius)
-            parts.append(_contrast(residue, residue, "spot"))
-        return np.maximum(*parts)
+        small, large = (_residue(sign * self._l, radius) for radius in (4, 8))
+        return np.maximum(_contrast(small, small, "spot"), _contrast(large, large, "spot"))
 
     def _area(self, polarity: int) -> FloatMap:
         """Darker or brighter than a wide neighbourhood's median, or than the image's median."""
-        smooth = _gauss(self._l, 1.5)
-        parts = []
-        for reference in (self._surroundings, np.median(self._l)):
-            difference = reference - smooth
-            parts.append(_contrast(np.maximum(difference if polarity == 0 else -difference, 0), abs(difference), "area"))
-        return np.maximum(*parts)
+        smooth, sign = _gauss(self._l, 1.5), 1 - 2 * polarity
+        near, far = (sign * (reference - smooth) for reference in (self._surroundings, np.median(self._l)))
+        return np.maximum(*(_contrast(np.maximum(d, 0), np.abs(d), "area") for d in (near, far)))
 
     @cached_property
     def _surroundings(self) -> FloatMap:
         quarter = cv2.resize(self._l, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         steps = np.clip(quarter * 2.55, 0, 255).astype(np.uint8)  # the median filter for large windows is for bytes
-        return _resize(cv2.medianBlur(steps, 31).astype(np.float32) / 2.55, self.shape)
+        return resize(_single(cv2.medianBlur(steps, 31)) / np.float32(2.55), self.shape)
 
     def _blotch(self) -> FloatMap:
         """Lightness that differs over about 16 pixels from its surroundings over about 64."""
@@ -107,8 +100,7 @@ class Attributes:
     @cached_property
     def _deviation(self) -> FloatMap:
         mean, square = _gauss(self._l, 3), _gauss(self._l * self._l, 3)
-        deviation: FloatMap = np.sqrt(np.maximum(square - mean * mean, 0))
-        return deviation
+        return _single(np.sqrt(np.maximum(square - mean * mean, 0)))
 
     def _rough(self, sign: int) -> FloatMap:
         """More (+1) or less (-1) local variation of lightness than most of the image has."""
@@ -156,13 +148,12 @@ def _lab(image: RGB) -> FloatMap:
     scale = (WORK_AREA / (height * width)) ** 0.5
     size = max(8, round(width * scale)), max(8, round(height * scale))
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    lab: FloatMap = cv2.cvtColor(resized.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return lab
+    return _single(cv2.cvtColor(resized.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
 
 
 def _contrast(values: FloatMap, scale: FloatMap, unit: str) -> FloatMap:
     level = float(np.quantile(scale[::3, ::3], 0.95)) + FLOOR
-    return (values / (np.sqrt(level) * _UNITS[unit])).astype(np.float32)
+    return _single(values / (np.sqrt(level) * _UNITS[unit]))
 
 
 def _ridges(light: FloatMap, sigma: float, doublings: int) -> tuple[FloatMap, FloatMap]:
@@ -170,7 +161,8 @@ def _ridges(light: FloatMap, sigma: float, doublings: int) -> tuple[FloatMap, Fl
     smooth = _gauss(light, sigma)
     one, second, first = (np.array(k, np.float32) for k in ([1], [1, -2, 1], [-0.5, 0, 0.5]))
     xx, yy, xy = (
-        sigma * sigma * cv2.sepFilter2D(smooth, -1, kx, ky) for kx, ky in ((second, one), (one, second), (first, first))
+        _single(cv2.sepFilter2D(smooth * (sigma * sigma), -1, kx, ky))
+        for kx, ky in ((second, one), (one, second), (first, first))
     )
     dark, bright = np.zeros_like(light), np.zeros_like(light)
     for angle in np.arange(_ORIENTATIONS) * np.pi / _ORIENTATIONS:
@@ -184,14 +176,14 @@ def _ridges(light: FloatMap, sigma: float, doublings: int) -> tuple[FloatMap, Fl
 def _residue(light: FloatMap, radius: int) -> FloatMap:
     """Black top-hat by a disc, minus the part of it that a line of 4 radii fits into."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    residue = cv2.morphologyEx(light, cv2.MORPH_BLACKHAT, disc)
+    residue = _single(cv2.morphologyEx(light, cv2.MORPH_BLACKHAT, disc))
     lines = np.zeros_like(light)
     doublings = int(np.log2(4 * radius))
     for angle in np.arange(8) * np.pi / 8:
         direction = float(np.cos(angle)), float(np.sin(angle))
         eroded = _along(residue, direction, doublings, np.minimum)
         np.maximum(lines, _along(eroded, direction, doublings, np.maximum), out=lines)
-    return np.maximum(residue - lines, 0)
+    return _single(np.maximum(residue - lines, 0))
 
 
 def _mean(x: FloatMap, y: FloatMap) -> FloatMap:
@@ -214,13 +206,13 @@ def _shift(values: FloatMap, dx: int, dy: int) -> FloatMap:
     """Values at (x + dx, y + dy), mirrored at the borders."""
     height, width = values.shape
     reach = max(abs(dx), abs(dy))
-    padded: FloatMap = cv2.copyMakeBorder(values, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+    padded = _single(cv2.copyMakeBorder(values, reach, reach, reach, reach, cv2.BORDER_REFLECT_101))
     return padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
 
 
-def _cone(a: FloatMap | np.floating, b: FloatMap | np.floating, degrees: float) -> NDArray[np.float32]:
+def _cone(a: FloatMap | np.floating, b: FloatMap | np.floating, degrees: float) -> FloatMap:
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return np.maximum(a * c + b * s - _CONE * np.abs(b * c - a * s), 0).astype(np.float32)
+    return _single(np.maximum(a * c + b * s - _CONE * np.abs(b * c - a * s), 0))
 
 
 def _gauss(values: FloatMap, sigma: float) -> FloatMap:
@@ -229,16 +221,14 @@ def _gauss(values: FloatMap, sigma: float) -> FloatMap:
     height, width = values.shape
     small = max(1, width // factor), max(1, height // factor)
     coarse = values if factor == 1 else cv2.resize(values, small, interpolation=cv2.INTER_AREA)
-    return _resize(cv2.GaussianBlur(coarse, (0, 0), sigma / factor, borderType=cv2.BORDER_REFLECT_101), (height, width))
+    blurred = cv2.GaussianBlur(coarse, (0, 0), sigma / factor, borderType=cv2.BORDER_REFLECT_101)
+    return resize(_single(blurred), (height, width))
 
 
 def _half(values: FloatMap) -> FloatMap:
-    half: FloatMap = cv2.resize(values, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return half
+    return _single(cv2.resize(values, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
 
-def _resize(values: FloatMap, shape: tuple[int, int]) -> FloatMap:
-    if values.shape == shape:
-        return values
-    resized: FloatMap = cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return resized
+def _single(values: NDArray[Any]) -> FloatMap:
+    """What OpenCV and NumPy call an array of some number type, as the float32 that it is."""
+    return np.asarray(values, np.float32)

@@ -39,10 +39,14 @@ class RegionGenerator(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As above."""
+        ...
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """As above."""
+        ...
 
     def __call__(self, image: RGB, phrases: Sequence[str], saliency: FloatMap) -> Proposals:
         """Propose boxes.

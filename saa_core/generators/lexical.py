@@ -30,7 +30,7 @@ _VERSION = 1
 STRENGTH_MAX = 16.0
 """Strength that evidence of 1 stands for; an unblemished surface has a strength of about 1."""
 _POLAR = {name: (f"dark_{name}", f"bright_{name}") for name in ("line", "spot", "area")}
-_SUFFIXES = (("ies", "y"), ("es", ""), ("s", ""), ("ed", ""), ("ing", ""), ("y", ""), ("ness", ""), ("age", ""), ("er", ""))
+_SUFFIXES = {"ies": "y", "es": "", "s": "", "ed": "", "ing": "", "y": "", "ness": "", "age": "", "er": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _words(text: str, lexicon: _Lexicon) -> Iterator[str]:
 
 def _forms(word: str) -> Iterator[str]:
     yield word
-    for suffix, replacement in _SUFFIXES:
+    for suffix, replacement in _SUFFIXES.items():
         stem = word.removesuffix(suffix)
         if stem == word or len(stem) < 3:
             continue
@@ -146,8 +146,6 @@ def _forms(word: str) -> Iterator[str]:
         yield stem + "e"
         if stem[-1] == stem[-2]:
             yield stem[:-1]  # spotted, chipped
-        if suffix in ("ed", "ing") and stem.endswith("ing"):
-            yield stem[:-3]
 
 
 def _strongest(tables: Sequence[Mapping[str, float]], without: frozenset[str]) -> dict[str, float]:

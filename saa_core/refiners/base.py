@@ -26,18 +26,17 @@ class Refined:
 
 
 class RegionRefiner(Protocol):
-    """Finds the border of what a box holds.
-
-    Attributes:
-        name: What the user calls it.
-        id: Name, weights and code version: changes whenever the same input may give another mask.
-    """
+    """Finds the border of what a box holds."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Name, weights and code version: changes whenever the same input may give another mask."""
+        ...
 
     def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap) -> Refined:
         """Refine every box.

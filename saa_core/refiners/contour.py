@@ -7,9 +7,9 @@ Every pixel of the box gets the log-odds of being the defect,
 The channels are lightness, the two colour axes of CIELAB and local contrast; their histograms are estimated from the
 ring and from the odds themselves, and both are refined in turn (expectation-maximisation, as GrabCut does with Gaussian
 mixtures: Rother et al., SIGGRAPH 2004). The prior says two weak things: a region fills the middle of its box, and it is
-where the saliency is above halfway between ring and peak. So a box without any contrast of colour still gives a plausible
-blob, and a thin line in a wide box is found by its colour. At last the odds are fitted to the edges of the image by a
-guided filter (He et al., PAMI 2013).
+where the saliency is high for this box. So a box without any contrast of colour still gives a plausible blob, and a
+thin line in a wide box is found by its colour. At last the odds are fitted to the edges of the image by a guided filter
+(He et al., PAMI 2013).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MIN_MARGIN = 4
 """The ring around a box: a share of its sides, and at least so many pixels."""
 _BINS = 16
 _RANGE = 3.0
-"""Histograms span the window's values, but at least so many CIELAB units, so that noise of a flat window stays noise."""
+"""Histograms span the window's values, but at least so many CIELAB units, so that faint noise stays noise."""
 _FLOOR = 0.01
 """Added to every bin: bounds the evidence of a value seen on one side alone."""
 _ROUNDS = 3
@@ -42,9 +42,11 @@ _SALIENCY = 1.5
 """Log-odds at a box's centre, and a half-range of saliency above its middle level."""
 _LEVEL = 0.6
 """The middle level, between the ring's median (0) and the box's peak (1)."""
+_TRACE = 1e-3
+"""Share of the odds that the guided filter cannot take away."""
 _GUIDE_RADIUS = 3
 _GUIDE_EDGE = 3.0
-"""Guided filter: radius in window pixels, and the lightness step in CIELAB units that counts as an edge."""
+"""Guided filter: radius in window cells, and the variance of lightness, CIELAB units squared, that is an edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,11 @@ def _refine(image: RGB, box: NDArray[np.float32], saliency: FloatMap) -> tuple[R
     window = _window(image, box, saliency)
     odds, sure = _odds(window)
     x0, y0, x1, y1 = window.frame
-    fitted = cv2.resize(_fit(odds, window), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-    # A defect below half certainty everywhere is drawn where it is most likely: a mask is never empty.
-    mask = fitted > min(0.5, 0.5 * float(fitted.max()))
-    return encode_crop(mask, y0, x0, *image.shape[:2]), sure
+    # The filter may level a lone cell; a trace of the odds keeps it, and with it the mask from being empty.
+    fitted = np.maximum(_fit(odds, window), _TRACE * odds)
+    full = cv2.resize(fitted, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    # What is nowhere half certain is drawn where it is most likely.
+    return encode_crop(full > min(0.5, 0.5 * float(full.max())), y0, x0, *image.shape[:2]), sure
 
 
 def _window(image: RGB, box: NDArray[np.float32], saliency: FloatMap) -> _Window:
@@ -111,10 +114,8 @@ def _window(image: RGB, box: NDArray[np.float32], saliency: FloatMap) -> _Window
     across = np.abs((2 * xs - x0 - x1) / (x1 - x0))[None]
     down = np.abs((2 * ys - y0 - y1) / (y1 - y0))[:, None]
     radius = np.cbrt(across**3 + down**3).astype(np.float32)
-    inside = (across <= 1) & (down <= 1)
-    if not inside.any():  # a box thinner than a cell
-        inside = radius <= radius.min()
-    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    inside = (across <= 1) & (down <= 1)  # never empty: sides are at least one pixel, and cells centred in pixels
+    lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).astype(np.float32, copy=False)
     return _Window((left, top, right, bottom), lab, inside, radius, _sample(saliency, xs / width, ys / height))
 
 
@@ -129,17 +130,15 @@ def _cells(start: float, end: float, size: int) -> tuple[int, int, NDArray[np.fl
     margin = max(_MARGIN * (end - start), _MIN_MARGIN)
     first, last = max(0, int(np.floor(start - margin))), min(size, int(np.ceil(end + margin)))
     count = min(last - first, _SIDE)
-    return first, last, first + (np.arange(count) + 0.5) * ((last - first) / count)
+    return first, last, first + (np.arange(count, dtype=np.float64) + 0.5) * ((last - first) / count)
 
 
 def _sample(values: FloatMap, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> FloatMap:
     """The map at relative positions in [0, 1], bilinear."""
     height, width = values.shape
-    at = np.meshgrid((xs * width - 0.5).astype(np.float32), (ys * height - 0.5).astype(np.float32))
-    sampled: FloatMap = cv2.remap(
-        values.astype(np.float32, copy=False), *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    return sampled
+    columns, rows = np.meshgrid(np.float32(xs * width - 0.5), np.float32(ys * height - 0.5))
+    single = values.astype(np.float32, copy=False)
+    return cv2.remap(single, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
 def _odds(window: _Window) -> tuple[FloatMap, float]:
@@ -167,12 +166,13 @@ def _prior(window: _Window) -> FloatMap:
 def _values(lab: FloatMap) -> NDArray[np.intp]:
     """The bin of every cell in each channel's histogram, (4, h * w), numbered on through the channels."""
     lightness = np.ascontiguousarray(lab[..., 0])
-    mean, square = (cv2.GaussianBlur(part, (0, 0), 1.5) for part in (lightness, lightness * lightness))
+    mean, square = (cv2.GaussianBlur(part, (0, 0), 1.0) for part in (lightness, lightness * lightness))
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
     channels = np.stack([*np.moveaxis(cv2.GaussianBlur(lab, (0, 0), 0.5), -1, 0), contrast]).reshape(4, -1)
     low, high = np.percentile(channels, (1, 99), axis=1)[..., None]
     place = (channels - (low + high) / 2) / np.maximum(high - low, _RANGE) + 0.5
-    return np.clip(place * _BINS, 0, _BINS - 1).astype(np.intp) + _BINS * np.arange(4)[:, None]
+    values: NDArray[np.intp] = np.clip(place * _BINS, 0, _BINS - 1).astype(np.intp) + _BINS * np.arange(4)[:, None]
+    return values
 
 
 def _histograms(values: NDArray[np.intp], weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,11 +195,10 @@ def _fit(odds: FloatMap, window: _Window) -> FloatMap:
     mean, mean_odds = _average(guide), _average(odds)
     variance = np.maximum(_average(guide * guide) - mean * mean, 0)
     slope = (_average(guide * odds) - mean * mean_odds) / (variance + _GUIDE_EDGE)
-    fitted: FloatMap = np.where(window.inside, _average(slope) * guide + _average(mean_odds - slope * mean), 0)
-    return fitted.astype(np.float32)
+    fitted = _average(slope) * guide + _average(mean_odds - slope * mean)
+    return np.where(window.inside, fitted, 0).astype(np.float32)
 
 
-def _average(values: FloatMap) -> FloatMap:
+def _average(values: NDArray[np.floating]) -> FloatMap:
     side = 2 * _GUIDE_RADIUS + 1
-    averaged: FloatMap = cv2.blur(values, (side, side))
-    return averaged
+    return cv2.blur(values, (side, side)).astype(np.float32, copy=False)

@@ -49,7 +49,9 @@ def test_help_teaches_by_example(verb: str) -> None:
 @pytest.mark.usefixtures("prefect_api")
 def test_label_prints_the_summary_and_nothing_else(photographs: Photographs, tmp_path: Path) -> None:
     summary = as_json("label", photographs(4), "--product", "plate", "--workspace", tmp_path / "w")
-    assert {"run", "product", "bundle", "models", "images", "model_calls", "regions", "seconds", "report"} <= set(summary)
+    assert {"run", "product", "bundle", "models", "images", "model_calls", "regions", "seconds", "report"} <= set(
+        summary
+    )
     assert summary["models"] == {"generator": "lexical", "refiner": "contour", "features": "filter-bank"}
     told = run("label", tmp_path / "photos", "--product", "plate", "--workspace", tmp_path / "w")
     assert told.stdout == ""
@@ -157,9 +159,7 @@ class TestEvaluate:
     @pytest.mark.parametrize("prompt", ["language", "property", "saliency", "confidence"])
     @pytest.mark.parametrize("profile", ["batch", "paper", "reference"])
     def test_ablations_run(self, dataset: Path, tmp_path: Path, prompt: str, profile: str) -> None:
-        found = as_json(
-            "evaluate", dataset, "--without", prompt, "--profile", profile, "--workspace", tmp_path / "w"
-        )
+        found = as_json("evaluate", dataset, "--without", prompt, "--profile", profile, "--workspace", tmp_path / "w")
         assert found["profile"] == profile
         assert 0 < found["mean"]["max_f1_pixel"] <= 1
 

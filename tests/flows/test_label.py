@@ -21,6 +21,7 @@ from flows.start import start
 from integrations.catalog import Catalog
 from integrations.outputs import read_records
 from integrations.settings import Settings
+from saa_core import library
 from saa_core.prompts import PromptBundle
 
 Photographs = Callable[..., Path]
@@ -211,7 +212,7 @@ def test_killed_at_any_moment_it_goes_on(photographs: Photographs, tmp_path: Pat
     # Nothing is done twice but what was in flight: at most one batch of 2 for each kill.
     assert 24 * 3 - 16 - 2 <= summary["model_calls"] <= 24 * 3 - 16 + 4
     whole = Settings.load(workspace=tmp_path / "whole")
-    expected = label(folder, whole)
+    expected = label(folder, whole, library.load("generic"))
     assert summary["run"] == expected.run
     for kind in ("maps", "masks"):
         for path in sorted((whole.runs / expected.run / kind).glob("*.png")):

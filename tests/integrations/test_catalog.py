@@ -1,6 +1,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,6 +78,12 @@ def test_runs_by_the_beginning_of_their_id(catalog: Catalog) -> None:
         catalog.run("adb")
     with pytest.raises(StoreError, match="no such run"):
         catalog.run("a_c1")
+
+
+def test_a_run_by_its_whole_id_only(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    assert catalog.find_run("abc1") == RUN
+    assert catalog.find_run("abc") is None
 
 
 def test_an_id_that_begins_another_is_itself(catalog: Catalog) -> None:
@@ -314,6 +321,18 @@ with Session(writing(open_engine(sys.argv[1]))) as session, session.begin():
 
 def python(code: str, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE)
+
+
+def test_opening_waits_for_another_that_is_making_the_file(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE first_page (x)")
+    timer = threading.Timer(0.3, other.rollback)
+    timer.start()
+    with Catalog(url(tmp_path)) as catalog:
+        assert catalog.bundles() == ()
+    timer.join()
+    other.close()
 
 
 def test_two_processes_open_and_write_at_once(tmp_path: Path) -> None:

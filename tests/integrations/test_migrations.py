@@ -56,10 +56,10 @@ def test_migrating_what_is_up_to_date_changes_nothing(engine: Engine) -> None:
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
-    with writing(engine).connect() as connection:
+    with writing(engine).connect() as connection, connection.begin() as transaction:
         command.downgrade(alembic_config(connection), "base")
         assert not inspect(connection).has_table("runs")
-        connection.rollback()
+        transaction.rollback()
     assert set(Base.metadata.tables) < tables(engine)
     engine.dispose()
 

@@ -27,15 +27,17 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> Rle:
     return masks.encode(mask)
 
 
-def candidates(boxes: Sequence[tuple[int, int, int, int]], scores: Sequence[Sequence[float]], **more: object) -> Candidates:
+def candidates(
+    boxes: Sequence[tuple[int, int, int, int]], scores: Sequence[Sequence[float]], **more: object
+) -> Candidates:
     """Candidates whose masks fill their boxes."""
-    fields = {
+    fields: dict[str, object] = {
         "image": "a",
         "height": SIZE[0],
         "width": SIZE[1],
         "phrases": ("anomaly", "crack"),
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-        "scores": np.array(scores, np.float32).reshape(len(boxes), -1),
+        "scores": np.array(scores, np.float32).reshape(len(boxes), 2),
         "masks": tuple(rectangle(*box) for box in boxes),
         "quality": np.ones(len(boxes), np.float32),
     }
@@ -142,7 +144,7 @@ class TestBatch:
         found = candidates([(0, 0, 4, 4), (0, 0, 4, 3), (5, 5, 7, 7)], [(0.5, 0.0), (0.9, 0.0), (0.4, 0.0)])
         result = decide(found, constant(0.1), bundle("batch", confidence={"suppression": 0.5}))
         assert [region.candidate for region in result.regions] == [1, 2]
-        assert "IoU 0.5" in result.removed[0]
+        assert "more than 0.5 of the smaller" in result.removed[0]
 
     def test_region_floor(self) -> None:
         found = candidates([(0, 0, 4, 4), (5, 5, 7, 7)], [(0.5, 0.0), (0.1, 0.0)])
@@ -180,10 +182,7 @@ class TestPhraseScores:
 
 @pytest.mark.parametrize("profile", ["batch", "paper", "reference"])
 def test_no_candidate(profile: str) -> None:
-    prompt = bundle(profile)
-    texts = tuple(phrase.text for phrase in prompt.phrases)
-    empty = candidates([], [], phrases=texts, scores=np.zeros((0, len(texts)), np.float32))
-    result = decide(empty, constant(0), prompt)
+    result = decide(candidates([], []), constant(0), bundle(profile))
     assert not result.regions
     assert result.map.max() == 0
     assert result.score == 0
@@ -212,12 +211,12 @@ class Fill:
     name = "fill"
     id = "fill-1"
 
-    def __call__(self, image: RGB, boxes: NDArray[np.float32]) -> Refined:
+    def __call__(self, image: RGB, boxes: NDArray[np.float32], saliency: FloatMap) -> Refined:
         height, width = image.shape[:2]
         filled = []
         for x0, y0, x1, y1 in boxes.astype(int):
             filled.append(masks.encode_crop(np.ones((y1 - y0, x1 - x0), np.bool_), y0, x0, height, width))
-        return Refined(filled, np.ones(len(boxes), np.float32))
+        return Refined(tuple(filled), np.ones(len(boxes), np.float32))
 
 
 class Colour:
@@ -259,7 +258,10 @@ class TestSaliencyMap:
         features[0, :, 0] = 1
         features[0, 3] = 0, 1
         prompt = bundle("reference", property={"objects": 2}).saliency
-        objects = [masks.encode(np.array([[True, False, False, False]])), masks.encode(np.array([[False, False, True, True]]))]
+        objects = [
+            masks.encode(np.array([[True, False, False, False]])),
+            masks.encode(np.array([[False, False, True, True]])),
+        ]
         np.testing.assert_allclose(saliency_map(features, prompt, objects), [[0, 0, 0, 0.5]])
         np.testing.assert_allclose(saliency_map(features, prompt), np.zeros((1, 4)))
 
