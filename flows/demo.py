@@ -12,6 +12,7 @@ from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore
 from integrations.catalog import Catalog
 from integrations.demo import DEFECTS, SURFACES, make_demo
+from integrations.formats.mvtec import MvtecClass, read_mvtec
 from integrations.run_report import report_run
 from integrations.settings import Settings
 from saa_core.models import build
@@ -33,15 +34,19 @@ def run_demo(out: Path) -> dict[str, Any]:
     runs = [start(_request(data, surface, settings), settings) for surface in SURFACES]
     store = CandidateStore(BlobStore(settings.blobs_url), build(), settings.max_pixels)
     figures = evaluate(data, [], lambda name: _bundle(name.rpartition("/")[2]), store, settings.workers)
+    truth = {found.name.rpartition("/")[2]: _truth(found) for found in read_mvtec(data)}
     by_surface = {name.rpartition("/")[2]: row for name, row in figures["classes"].items()}
     with Catalog(settings.catalog_url) as catalog:
-        reports = [str(report_run(run.run, catalog, settings, {run.product: by_surface[run.product]})) for run in runs]
+        reports = [
+            str(report_run(run.run, catalog, settings, {run.product: by_surface[run.product]}, truth[run.product]))
+            for run in runs
+        ]
     return {
         "models": store.method.models,
         "classes": by_surface,
         "mean": figures["mean"],
         "runs": [run.model_dump() for run in runs],
-        "reports": reports,
+        "reports": [str(report) for report in reports],
     }
 
 
@@ -52,6 +57,11 @@ def _request(data: Path, surface: str, settings: Settings) -> LabelRequest:
         bundle=_bundle(surface),
         workspace=str(settings.workspace),
     )
+
+
+def _truth(surface: MvtecClass) -> dict[str, Path]:
+    """Files of the known masks, by the names that the images have in the run."""
+    return {f"{item.defect}/{item.image.name}": item.mask for item in surface.items if item.mask is not None}
 
 
 def _bundle(surface: str) -> PromptBundle:

@@ -81,8 +81,8 @@ def evaluate(
         workers: Images side by side.
 
     Returns:
-        `profile`, `bundles`: bundle ids by class, `classes`: figures by class, `mean`: their means over the classes where
-        they are defined, `quarantined`: images that could not be used, by name.
+        `profile`, `bundles`: bundle ids by class, `classes`: figures by class, `mean`: their means over the classes
+        where they are defined, `quarantined`: images that could not be used, by name.
 
     Raises:
         DatasetError: No class, or a class with no usable image.

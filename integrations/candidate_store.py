@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from saa_core.batch import BatchContext
 
 from integrations.archive import pack_array, pack_candidates, unpack_array, unpack_candidates
 from integrations.blobs import BlobStore
 from integrations.image_sets import read_bytes
+from saa_core.batch import BatchContext
 from saa_core.images import load_image
 from saa_core.language import calm_levels, peaks
 from saa_core.pipeline import SegmentAnyAnomaly, decide, prior_map, saliency_map

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from integrations.catalog import Catalog, RunImage, RunRecord
+from integrations.formats.mvtec import read_mask
 from integrations.image_sets import read_bytes
 from integrations.outputs import ImageRecord, RegionRecord, read_records, read_run
 from integrations.report import ReportEntry, RunReport, write_contact_sheet, write_report
@@ -24,7 +25,13 @@ from saa_core.types import FloatMap, ImageRef, Region
 Figures = Mapping[str, Mapping[str, float | None]]
 
 
-def report_run(run_id: str, catalog: Catalog, settings: Settings, figures: Figures | None = None) -> Path:
+def report_run(
+    run_id: str,
+    catalog: Catalog,
+    settings: Settings,
+    figures: Figures | None = None,
+    truth: Mapping[str, Path] | None = None,
+) -> Path:
     """Write report.html and contact_sheet.png into the folder of a finished run.
 
     Args:
@@ -32,6 +39,7 @@ def report_run(run_id: str, catalog: Catalog, settings: Settings, figures: Figur
         catalog: Knows where its images are.
         settings: Where its files are.
         figures: Metrics by class, where the truth is known.
+        truth: Files of the known masks by image name, drawn beside what was found.
 
     Returns:
         Path of report.html.
@@ -42,9 +50,9 @@ def report_run(run_id: str, catalog: Catalog, settings: Settings, figures: Figur
     folder = settings.runs / run_id
     record, said = catalog.run(run_id), read_run(folder)
     rows = {row.name: row for row in catalog.images_of(run_id)}
-    write_contact_sheet(_entries(folder, rows, settings.max_pixels), folder / "contact_sheet.png")
+    write_contact_sheet(_entries(folder, rows, settings, truth or {}), folder / "contact_sheet.png")
     report = _report(record, said, catalog, figures or {})
-    return write_report(report, _entries(folder, rows, settings.max_pixels), folder)
+    return write_report(report, _entries(folder, rows, settings, truth or {}), folder)
 
 
 def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figures: Figures) -> RunReport:
@@ -69,15 +77,18 @@ def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figure
     )
 
 
-def _entries(folder: Path, rows: Mapping[str, RunImage], max_pixels: int) -> Iterator[ReportEntry]:
+def _entries(
+    folder: Path, rows: Mapping[str, RunImage], settings: Settings, truth: Mapping[str, Path]
+) -> Iterator[ReportEntry]:
     for record in read_records(folder):
         name = record["names"][0]
         yield ReportEntry(
             name=name,
             score=record["score"],
-            image=partial(_pixels, rows.get(name), record, max_pixels),
+            image=partial(_pixels, rows.get(name), record, settings.max_pixels),
             map=partial(_map, folder / record["maps"][0]),
             regions=tuple(_region(number, region) for number, region in enumerate(record["regions"])),
+            truth=partial(read_mask, truth[name]) if name in truth else None,
         )
 
 

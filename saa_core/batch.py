@@ -114,7 +114,8 @@ class BatchContext:
     def _lines(self, responses: FloatMap) -> FloatMap:
         relative = _relative(responses, _medians(responses), self.line_level) / self.line_peak
         excess = np.log(relative.max(axis=-1, initial=1))
-        return np.minimum(excess, np.float32(_LINE_CEILING))
+        capped: FloatMap = np.minimum(excess, np.float32(_LINE_CEILING))
+        return capped
 
     def to_bytes(self) -> bytes:
         """The context as an npz file; equal contexts give equal bytes."""
@@ -155,8 +156,8 @@ def dense_map(saliency: Saliency, image: RGB) -> FloatMap:
         novelty and lines. Comparable over the set, and calibrated by it.
     """
     guide = _guide(image)
-    novelty = _guided(resize(saliency.novelty, guide.shape), guide, _RADIUS, _EDGE)
-    lines = _guided(resize(saliency.lines, guide.shape), guide, _LINE_RADIUS, _LINE_EDGE)
+    novelty = _guided(saliency.novelty, guide, _RADIUS, _EDGE)
+    lines = _guided(saliency.lines, guide, _LINE_RADIUS, _LINE_EDGE)
     total: FloatMap = 1 - np.exp(-np.maximum(novelty, 0) - np.maximum(lines, 0))
     return total
 
@@ -213,13 +214,15 @@ def _relative(responses: FloatMap, median: FloatMap, level: FloatMap) -> FloatMa
 def _calm_peak(peaks: FloatMap, medians: FloatMap, level: FloatMap) -> FloatMap:
     """The relative peak that the calmest fifth of the images stays under, at least 1: float32 (L,)."""
     calm = np.quantile(_relative(peaks, medians, level), _LINE_IMAGES, axis=0)
-    return np.maximum(calm, 1).astype(np.float32)
+    peak: FloatMap = np.maximum(calm, 1).astype(np.float32)
+    return peak
 
 
 def _border_weight(shape: tuple[int, ...]) -> FloatMap:
     ramps = [np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5) / (_BORDER * side) for side in shape]
     nearest = np.minimum(ramps[0][:, None], ramps[1])
-    return np.minimum(_BORDER_WEIGHT + (1 - _BORDER_WEIGHT) * nearest, 1).astype(np.float32)
+    weight: FloatMap = np.minimum(_BORDER_WEIGHT + (1 - _BORDER_WEIGHT) * nearest, 1).astype(np.float32)
+    return weight
 
 
 def _guide(image: RGB) -> FloatMap:
@@ -233,7 +236,8 @@ def _guide(image: RGB) -> FloatMap:
 
 
 def _guided(values: FloatMap, guide: FloatMap, radius: int, edge: float) -> FloatMap:
-    """The local linear function of the guide that fits the values best."""
+    """The local linear function of the guide that fits the values best, of the guide's size."""
+    values = resize(values, (guide.shape[0], guide.shape[1]))
     mean_guide, mean = _box(guide, radius), _box(values, radius)
     covariance = _box(guide * values, radius) - mean_guide * mean
     slope = covariance / (_box(guide * guide, radius) - mean_guide**2 + np.float32(edge))

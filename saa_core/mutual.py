@@ -28,16 +28,14 @@ class Neighbours(NamedTuple):
 
     Attributes:
         distance: float32 (P,), mean Euclidean distance to the k nearest references.
-        index: intp (P, k), these references, as positions among all of them.
+        references: intp (P, k), which these are, as positions among all references.
     """
 
     distance: FloatMap
-    index: NDArray[np.intp]
+    references: NDArray[np.intp]
 
 
-def nearest_images(
-    cells: FloatMap, references: FloatMap, own: int | None = None, share: float = SHARE
-) -> Neighbours:
+def nearest_images(cells: FloatMap, references: FloatMap, own: int | None = None, share: float = SHARE) -> Neighbours:
     """Mutual score: the mean over the k images with the nearest cell, k = max(2, share of the images compared with).
 
     Args:

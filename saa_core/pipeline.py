@@ -165,7 +165,8 @@ def phrase_scores(candidates: Candidates, bundle: PromptBundle) -> NDArray[np.fl
     scores = candidates.scores[:, _columns(candidates, bundle)].astype(np.float64)
     weights = np.array([phrase.weight for phrase in bundle.phrases])
     thresholds = np.array([phrase.threshold for phrase in bundle.phrases])
-    return np.minimum(np.where(scores >= thresholds, scores * weights, 0.0), 1.0)
+    weighted: NDArray[np.float64] = np.minimum(np.where(scores >= thresholds, scores * weights, 0.0), 1.0)
+    return weighted
 
 
 def _region_saliency(

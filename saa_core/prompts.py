@@ -178,7 +178,7 @@ class PromptBundle(_Strict):
     def canonical(self) -> str:
         """The content as JSON: keys sorted, no white space, without what equals a field's default.
 
-        So a field that a later version adds leaves the ids of older bundles alone; for that, no default may ever change.
+        So a field that a later version adds leaves the ids of older bundles alone; for that, no default ever changes.
         """
         content = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -248,19 +248,19 @@ _PROFILES: dict[str, dict[str, dict[str, object]]] = {
         "property": {"measure": "mask", "location": 0.5},
         "saliency": {"source": "batch", "neighbours": 400, "gain": 3.0, "measure": "contrast"},
         "confidence": {"map": "dense", "suppression": 0.5},
-        "decision": {"score_floor": 0.0, "region_floor": 0.33},
+        "decision": {"score_floor": 0.0, "region_floor": 0.3, "threshold": 0.4},
     },
     "paper": {
         "property": {"measure": "mask", "location": 0.5},
         "saliency": {"source": "image-nearest", "neighbours": 400, "gain": 1.0, "measure": "mean"},
         "confidence": {"map": "mean", "suppression": 1.0},
-        "decision": {"score_floor": 0.0, "region_floor": 0.0},
+        "decision": {"score_floor": 0.0, "region_floor": 0.0, "threshold": 0.5},
     },
     "reference": {
         "property": {"measure": "box", "location": 0.0},
         "saliency": {"source": "image-farthest", "neighbours": 400, "gain": 3.0, "measure": "mean"},
         "confidence": {"map": "shrunk", "suppression": 1.0},
-        "decision": {"score_floor": 0.1, "region_floor": 0.0},
+        "decision": {"score_floor": 0.1, "region_floor": 0.0, "threshold": 0.5},
     },
 }
 """The typed switches between the equations, the released program and the set as context; all set the same keys."""

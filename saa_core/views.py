@@ -20,7 +20,10 @@ from saa_core.whitening import Whitening
 
 _TAIL = 0.995
 """Calibration: novelty 0 is the set's median, novelty 1 this quantile."""
-_TINY = 1e-3
+_LEAST_SPAN = 0.02
+"""Distances are about 1, and exact to about 3e-4: in a set without differences, rounding must not fill the scale."""
+_LEAST_LENGTH = 0.05
+"""A whitened vector shorter than this has no direction."""
 _CEILING = 4.0
 _OWN_LEVEL = 0.3
 """So much of an image's median novelty is its own level, not a defect."""
@@ -80,7 +83,7 @@ class FittedView:
         level = np.stack([near.distance for near in found])
         scores = np.stack([_outlier(near, level, view.local) for near in found])
         middle, tail = np.quantile(scores, [0.5, _TAIL])
-        return cls(view, metric, cells, level, np.array([middle, max(tail, middle + _TINY)], np.float32))
+        return cls(view, metric, cells, level, np.array([middle, max(tail, middle + _LEAST_SPAN)], np.float32))
 
     def novelty(self, features: FloatMap, own: int | None) -> FloatMap:
         """Novelty of an image, `own` its number among the references: float32 of the features' grid, in [0, 4]."""
@@ -90,7 +93,8 @@ class FittedView:
         scaled = ((score - self.span[0]) / (self.span[1] - self.span[0])).reshape(grid.shape[:2])
         smooth = np.asarray(cv2.GaussianBlur(scaled, (0, 0), _SMOOTH, borderType=cv2.BORDER_REFLECT), np.float32)
         smooth -= np.float32(_OWN_LEVEL * np.median(smooth))
-        return np.clip(resize(smooth, features.shape[:2]), 0, _CEILING)
+        height, width = features.shape[:2]
+        return np.clip(resize(smooth, (height, width)), 0, _CEILING)
 
 
 def sample_cells(features: FloatMap, view: View, key: str) -> FloatMap:
@@ -113,7 +117,7 @@ def reduce_grid(features: FloatMap, cells: int) -> FloatMap:
     if step <= 1:
         return features
     rows, columns = _reduction(height, step), _reduction(width, step)
-    reduced: FloatMap = np.einsum("yr,rxc->yxc", rows, np.einsum("xw,rwc->rxc", columns, features, optimize=True), optimize=True)
+    reduced: FloatMap = np.tensordot(rows, columns @ features, axes=(1, 0))
     return reduced
 
 
@@ -130,8 +134,12 @@ def _reduction(side: int, step: float) -> FloatMap:
 
 
 def _vectors(cells: FloatMap, view: View, metric: Whitening | None) -> FloatMap:
-    vectors = cells if metric is None else metric(cells)
-    return normalise(vectors) if view.unit else vectors
+    if metric is None:
+        return normalise(cells) if view.unit else cells
+    vectors = metric(cells)
+    if view.unit:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _LEAST_LENGTH)
+    return vectors
 
 
 def _neighbours(vectors: FloatMap, references: FloatMap, own: int | None) -> Neighbours:
@@ -140,10 +148,10 @@ def _neighbours(vectors: FloatMap, references: FloatMap, own: int | None) -> Nei
     if images - (own is not None) >= 2:
         return nearest_images(vectors, references, own)
     found = nearest_own(vectors, references[own or 0])
-    return Neighbours(found.distance, found.index + size * (own or 0))
+    return Neighbours(found.distance, found.references + size * (own or 0))
 
 
 def _outlier(near: Neighbours, level: NDArray[np.float32], local: float) -> FloatMap:
     """Distance less `local` times the mean level of the neighbours."""
-    score: FloatMap = near.distance - np.float32(local) * level.ravel()[near.index].mean(axis=1)
+    score: FloatMap = near.distance - np.float32(local) * level.ravel()[near.references].mean(axis=1)
     return score

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from saa_core.types import FloatMap
 
 _SHRINK = 0.05
-"""Added to each variance, as a share of the mean variance: directions without variance carry no evidence."""
-_TINY = 1e-6
+"""Added to the variance along each axis, whose mean is 1: directions without variance carry no evidence."""
+_LEAST_MAGNITUDE = 2e-5
+_LEAST_DEVIATION = 2e-3
+"""Less than this is rounding: half a grey level is 2e-3 of the range that features have by convention, about 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,31 +41,28 @@ class Whitening:
             magnitudes: In [0, C].
         """
         sample = cells[:, cells.shape[1] - magnitudes :]
-        median = np.median(sample, axis=0)
-        median = np.maximum(np.where(median > _TINY, median, sample.mean(axis=0)), _TINY)
+        middle = np.median(sample, axis=0)
+        usual = np.where(middle > _LEAST_MAGNITUDE, middle, sample.mean(axis=0))
+        median = np.maximum(usual, _LEAST_MAGNITUDE).astype(np.float32)
         compressed = _compress(cells, median).astype(np.float64)
-        mean, deviation = compressed.mean(axis=0), compressed.std(axis=0)
-        deviation = np.where(deviation > _TINY, deviation, 1)
+        mean, deviation = compressed.mean(axis=0), np.hypot(compressed.std(axis=0), _LEAST_DEVIATION)
         standard = (compressed - mean) / deviation
         projection = _inverse_root(standard.T @ standard / len(standard)) / deviation[:, None]
-        return cls(median.astype(np.float32), mean.astype(np.float32), projection.astype(np.float32))
+        return cls(median, mean.astype(np.float32), projection.astype(np.float32))
 
     def __call__(self, cells: FloatMap) -> FloatMap:
         """Whitened cells, float32 (n, C)."""
-        whitened: FloatMap = (_compress(cells, self.median) - self.mean) @ self.projection
-        return whitened
+        return np.asarray((_compress(cells, self.median) - self.mean) @ self.projection, np.float32)
 
 
-def _compress(cells: FloatMap, median: NDArray[np.floating]) -> FloatMap:
-    compressed = cells.astype(np.float32)
+def _compress(cells: FloatMap, median: FloatMap) -> FloatMap:
+    compressed: FloatMap = cells.astype(np.float32)
     start = cells.shape[1] - len(median)
-    np.log1p(np.maximum(compressed[:, start:], 0) / median.astype(np.float32), out=compressed[:, start:])
+    np.log1p(np.maximum(compressed[:, start:], 0) / median, out=compressed[:, start:])
     return compressed
 
 
 def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     values, axes = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0)
-    shrunk = values + _SHRINK * values.mean() + _TINY
-    root: NDArray[np.float64] = axes / np.sqrt(shrunk * len(values))
+    root: NDArray[np.float64] = axes / np.sqrt((np.maximum(values, 0) + _SHRINK) * len(values))
     return root

@@ -123,8 +123,10 @@ def _bands(lightness: FloatMap) -> Iterator[FloatMap]:
 
 
 def _contrast(lightness: FloatMap, colours: list[FloatMap]) -> Iterator[FloatMap]:
-    square = lightness * lightness
-    for first, second, scale in ((lightness, square, 2.0), (_half(lightness), _half(square), 3.0)):
+    # About the image's mean, since the difference of large squares would be rounding noise.
+    centred = lightness - lightness.mean()
+    square = centred * centred
+    for first, second, scale in ((centred, square, 2.0), (_half(centred), _half(square), 3.0)):
         yield np.sqrt(np.maximum(_blur(second, scale) - _blur(first, scale) ** 2, 0))
     for colour in colours:
         for plane, scale in ((colour, 1.0), (_half(colour), 1.5)):

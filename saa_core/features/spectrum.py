@@ -50,7 +50,7 @@ class Spectrum:
             float32 (ceil(h / step), ceil(w / step)), each sample at the middle of its step x step block.
         """
         centre = np.array([np.sin(angle), np.cos(angle)]) / wavelength
-        shift = int(round(centre[0] * self.padded[0])), int(round(centre[1] * self.padded[1]))
+        shift = round(centre[0] * self.padded[0]), round(centre[1] * self.padded[1])
         transfer = _gabor(self.padded, wavelength, angle, step, shift)
         return self._crop(np.abs(scipy.fft.ifft2(self._band(step, shift) * transfer)), step)
 
@@ -79,7 +79,8 @@ class Spectrum:
 
     def _band(self, step: int, shift: tuple[int, int]) -> NDArray[np.complex64]:
         rows, columns = (_indices(side, step, offset) % side for side, offset in zip(self.padded, shift, strict=True))
-        return self.values[np.ix_(rows, columns)] / np.float32(step**2)
+        band: NDArray[np.complex64] = self.values[np.ix_(rows, columns)] / np.float32(step**2)
+        return band
 
     def _crop(self, samples: NDArray[Any], step: int) -> NDArray[Any]:
         start = _PAD // step
@@ -95,7 +96,8 @@ def _padded(side: int) -> int:
 def _indices(side: int, step: int, offset: int) -> NDArray[np.intp]:
     """Positions in a spectrum of `side` samples of the band of side / step samples around `offset`."""
     count = side // step
-    return np.concatenate([np.arange((count + 1) // 2), np.arange(-(count // 2), 0)]) + offset
+    positions = np.concatenate([np.arange((count + 1) // 2), np.arange(-(count // 2), 0)])
+    return np.asarray(positions + offset, np.intp)
 
 
 def _frequencies(
@@ -124,7 +126,8 @@ def _gabor(
     spread = 2 * (np.pi * _WIDTH * wavelength) ** 2
     wave = np.exp(-spread * ((along - 1 / wavelength) ** 2 + front**2))
     mean = np.exp(-spread * (along**2 + front**2 + 1 / wavelength**2))
-    return ((wave - mean) * _to_block_middle(down, across, step)).astype(np.complex64)
+    transfer: NDArray[np.complex64] = ((wave - mean) * _to_block_middle(down, across, step)).astype(np.complex64)
+    return transfer
 
 
 @lru_cache(maxsize=8)

@@ -64,7 +64,7 @@ class TestReference:
         prompt = bundle("reference", property={"area_max": 0.5})
         # exp(3 s) = 2 doubles every score.
         result = decide(found, constant(DOUBLE / 3), prompt)
-        # Row 0: its box has exactly theta_area x object box = 0.5 x 50 pixels, and the test is strict. Row 3: under 0.1.
+        # Row 0: its box has exactly theta_area x object box = 0.5 x 50 pixels; the test is strict. Row 3: under 0.1.
         assert [region.candidate for region in result.regions] == [1, 2]
         assert set(result.removed) == {0, 3}
         assert [region.score for region in result.regions] == pytest.approx([0.8, 0.2], rel=1e-6)
@@ -141,7 +141,7 @@ class TestBatch:
         np.testing.assert_array_equal(result.map, context)
 
     def test_duplicates_are_suppressed(self) -> None:
-        found = candidates([(0, 0, 4, 4), (0, 0, 4, 3), (5, 5, 7, 7)], [(0.5, 0.0), (0.9, 0.0), (0.4, 0.0)])
+        found = candidates([(0, 0, 4, 4), (0, 0, 4, 3), (5, 5, 7, 7)], [(0.5, 0.0), (0.9, 0.0), (0.6, 0.0)])
         result = decide(found, constant(0.1), bundle("batch", confidence={"suppression": 0.5}))
         assert [region.candidate for region in result.regions] == [1, 2]
         assert "more than 0.5 of the smaller" in result.removed[0]

@@ -59,16 +59,12 @@ def bundle(**sections: Any) -> PromptBundle:
 # ------------------------------------------------------------------------------------------------------------- identity
 
 GOLDEN_TEXT = (
-    '{"confidence":{"map":"dense","suppression":0.5,"top_k":5},'
-    '"decision":{"region_floor":0.0,"score_floor":0.0,"threshold":0.5},'
-    '"language":{"agnostic":[{"caption":null,"text":"anomaly","threshold":0.0,"weight":1.0},'
-    '{"caption":null,"text":"defect","threshold":0.0,"weight":1.0}],"background":null,"object":"Flasche",'
-    '"specific":[{"caption":0,"text":"größerer Riss","threshold":0.25,"weight":2.0}]},'
-    '"origin":"","parent":null,"product":"bottle","profile":"batch",'
-    '"property":{"area_max":0.3,"area_min":0.0,"location":0.5,"measure":"mask","objects":1},'
-    '"saliency":{"gain":1.0,"neighbours":400,"source":"batch"}}'
+    '{"confidence":{"map":"dense","suppression":0.5},"decision":{"region_floor":0.3,"threshold":0.4},'
+    '"language":{"object":"Flasche","specific":[{"caption":0,"text":"größerer Riss","threshold":0.25,'
+    '"weight":2.0}]},"product":"bottle","property":{"area_max":0.3},"saliency":{"gain":3.0,'
+    '"measure":"contrast"}}'
 )
-GOLDEN_ID = "2ca46fbc486a690b"
+GOLDEN_ID = "27660ce8332a66f0"
 GOLDEN_YAML = """
 product: bottle
 language:
