@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
@@ -60,9 +60,9 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
 def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
     """Run the flow in this process, `workers` batches side by side; raises what the flow raised."""
     runner: Any = ThreadPoolTaskRunner(max_workers=workers)
-    # A heartbeat costs the end of every flow a second, and no one watches a server that ends with the run.
-    alone = {} if PREFECT_API_URL.value() else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with temporary_settings(alone):
+    # Heartbeats tell a server of flows that died with their worker; they cost the end of a flow a second, and whoever
+    # started this one sees it end.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         state: State[Any] = label_flow.with_options(task_runner=runner)(request, return_state=True)
     return cast(RunSummary, state.result())
 

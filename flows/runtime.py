@@ -1,17 +1,23 @@
-"""What must be set before Prefect is imported: a quiet, private, short-lived API unless the user runs a server."""
+"""Prefect as `saa` uses it: the user's server where there is one, else a quiet one that ends with the process."""
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_DEFAULTS = {
+from saa_core.errors import StoreError
+
+_CLIENT = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # The first start on a machine migrates a fresh database, which takes longer than the default of 20 s when busy.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     # Task logs go to the terminal; sending each line to a server that ends with the run only costs time.
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
@@ -27,26 +33,41 @@ _IDLE_SERVICES = (
     "SCHEDULER",
     "TRIGGERS",
 )
-"""Services of a Prefect server that watch deployments; a server that lives for one run has none."""
+"""Services of a Prefect server that watch deployments; a server that lives for one command has none."""
+
+_SERVER = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _IDLE_SERVICES},
+}
+
+_PATIENCE = 120.0
+"""Seconds that a server may take: the first start on a machine migrates a fresh database."""
 
 
-def prepare_prefect(results: Path) -> None:
-    """Set Prefect's environment for this process; what the user has set stays.
+def prepare_prefect(results: Path) -> Callable[[], None]:
+    """Set Prefect's environment for this process and start an API, unless the user names one. Before Prefect's import.
 
     Args:
         results: Folder for the cached results of tasks.
+
+    Returns:
+        Waits until the API answers; raises StoreError if it does not. So its start can go on beside other work.
     """
-    own_server = not {"PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE"} & os.environ.keys()
-    for name, value in _DEFAULTS.items():
+    for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(results))
-    if own_server:
-        # A database of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
-        home = _state_home() / "saa" / "prefect"
-        home.mkdir(parents=True, exist_ok=True)  # Prefect's database does not make it
-        os.environ["PREFECT_HOME"] = str(home)
-        for service in _IDLE_SERVICES:
-            os.environ.setdefault(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+    if {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+        return lambda: None
+    # A database of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect")))
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    log = home / "server.log"
+    server = _start_server(port, log)
+    return lambda: _wait_for(server, os.environ["PREFECT_API_URL"], log)
 
 
 @contextmanager
@@ -62,6 +83,40 @@ def one_thread_each() -> Iterator[None]:
             yield
     finally:
         cv2.setNumThreads(before)
+
+
+def _start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    for name, value in _SERVER.items():
+        environment.setdefault(name, value)
+    command = [sys.executable, "-m", "flows.api_server", str(port)]
+    with log.open("ab") as written:
+        # The pipe is never written to: it closes when this process ends, however it ends, and the server with it.
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment)
+    atexit.register(_stop, server)
+    return server
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.communicate()
+
+
+def _wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    server.kill()
+    raise StoreError("Prefect's API", f"did not start on this machine; its last words are in {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _state_home() -> Path:

@@ -26,7 +26,8 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
         summary = finished_summary(request, settings, run_id(request, images), catalog)
     if summary is not None:
         return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-    prepare_prefect(settings.workspace.absolute() / "prefect")
+    wait_for_api = prepare_prefect(settings.workspace.absolute() / "prefect")
     from flows.label import run_label_flow
 
+    wait_for_api()
     return run_label_flow(request, settings.workers)

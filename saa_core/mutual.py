@@ -92,15 +92,15 @@ def _search(
 ) -> Neighbours:
     """Neighbours by a choice among distances; block by block, since all distances at once would fill the memory."""
     rows = max(1, _BLOCK // len(references))
-    crossed, length = -2 * references.T, (references**2).sum(axis=1)
+    # With a 1 behind each cell and the squared length behind each reference, one product gives distances.
+    crossed = np.vstack([-2 * references.T, (references**2).sum(axis=1)])
+    joined = np.hstack([cells, np.ones((len(cells), 1), np.float32)])
     distance = np.empty(len(cells), np.float32)
     index = []
     for start in range(0, len(cells), rows):
         block = cells[start : start + rows]
         # Squared distance to a reference less the cell's own squared length, which does not change any choice.
-        square = block @ crossed
-        square += length
-        found, chosen = choose(square)
+        found, chosen = choose(joined[start : start + rows] @ crossed)
         found = np.sqrt(np.maximum(found + (block**2).sum(axis=1)[:, None], 0))
         distance[start : start + rows] = found.mean(axis=1)
         index.append(chosen)

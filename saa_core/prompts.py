@@ -176,11 +176,15 @@ class PromptBundle(_Strict):
         return tuple(phrase.text for phrase in self.phrases)
 
     def canonical(self) -> str:
-        """The content as JSON: keys sorted, no white space, without what equals a field's default.
+        """The content as JSON: keys sorted, no white space, what a profile sets written out, other defaults left out.
 
-        So a field that a later version adds leaves the ids of older bundles alone; for that, no default ever changes.
+        So a bundle keeps its meaning when a profile's numbers change, and its id when a later version adds a field; for
+        that, no default ever changes.
         """
-        content = self.model_dump(mode="json", exclude_defaults=True)
+        content, whole = self.model_dump(mode="json", exclude_defaults=True), self.model_dump(mode="json")
+        for section, values in _settings(self.profile, self.product, self.property.objects).items():
+            stated = content.setdefault(section, {})
+            stated.update({name: whole[section][name] for name in values})
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def to_yaml(self) -> str:

@@ -50,7 +50,7 @@ class View:
     weight: float
 
 
-WHITENED = (View(6400, 100, False, 0.7, 0.4), View(2304, 200, False, 0.7, 0.4), View(2304, 200, True, 0.0, 0.2))
+WHITENED = (View(6400, 60, False, 0.7, 0.4), View(2304, 120, False, 0.7, 0.4), View(2304, 120, True, 0.0, 0.2))
 """A fine and a coarse grid; the third sees what differs in kind but not in strength, as on objects of many parts."""
 PLAIN = (View(2304, 200, True, 0.7, 1.0),)
 

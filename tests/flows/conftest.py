@@ -19,12 +19,15 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("prefect")
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(home)
+    os.environ["PREFECT_API_URL"] = "set below"
     prepare_prefect(home / "results")
+    del os.environ["PREFECT_API_URL"]
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120), temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        yield str(PREFECT_API_URL.value())
+        url = os.environ["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
+        yield url
     os.environ.clear()
     os.environ.update(before)
 

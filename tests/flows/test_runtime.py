@@ -2,57 +2,86 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import cv2
-import pytest
 
 from flows.progress import advance, watched_by
-from flows.runtime import one_thread_each, prepare_prefect
+from flows.runtime import one_thread_each
 
 
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    import os
-
-    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    # Set here, so that what the code sets is undone at the end of the test.
-    for name in ("PREFECT_HOME", "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "DO_NOT_TRACK"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    return monkeypatch
+def child(code: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that has no Prefect setting but these."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DO_NOT_TRACK"))}
+    environment = {**bare, "XDG_STATE_HOME": str(home), **more}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_private_quiet_server(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
-
-    before = dict(os.environ)
-    prepare_prefect(tmp_path / "results")
-    made = dict(os.environ)
-    for name in made.keys() - before.keys():
-        bare.setenv(name, made[name])
-    assert made["DO_NOT_TRACK"] == "1"
-    assert made["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-    assert made["PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED"] == "false"
-    assert Path(made["PREFECT_HOME"]).is_dir()
-    assert Path(made["PREFECT_HOME"]).is_relative_to(tmp_path)
-    assert made["PREFECT_LOCAL_STORAGE_PATH"] == str(tmp_path / "results")
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
-def test_the_users_server_stays(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
+LIFE = """
+import json, os, sys, urllib.request
+from pathlib import Path
+from flows.runtime import prepare_prefect
+wait = prepare_prefect(Path("results"))
+wait()
+url = os.environ["PREFECT_API_URL"]
+settings = json.load(urllib.request.urlopen(url + "/admin/settings"))
+print(json.dumps({
+    "url": url,
+    "home": os.environ["PREFECT_HOME"],
+    "results": os.environ["PREFECT_LOCAL_STORAGE_PATH"],
+    "analytics": settings["server"]["analytics_enabled"],
+    "scheduler": settings["server"]["services"]["scheduler"]["enabled"],
+}))
+sys.stdout.flush()
+os.kill(os.getpid(), 9)
+"""
 
-    bare.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    before = dict(os.environ)
-    prepare_prefect(tmp_path / "results")
-    made = dict(os.environ)
-    for name in made.keys() - before.keys():
-        bare.setenv(name, made[name])
-    assert made["PREFECT_API_URL"] == "http://127.0.0.1:1/api"
-    assert "PREFECT_HOME" not in made
-    assert "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED" not in made
+
+def test_a_private_quiet_server_that_ends_with_a_killed_process(tmp_path: Path) -> None:
+    done = child(LIFE, tmp_path)
+    assert done.returncode == -9, done.stderr
+    said = json.loads(done.stdout)
+    assert said["url"].startswith("http://127.0.0.1:")
+    assert Path(said["home"]).is_relative_to(tmp_path)
+    assert said["results"] == "results"
+    assert said["analytics"] is False
+    assert said["scheduler"] is False
+    end = time.monotonic() + 30
+    while answers(said["url"]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not answers(said["url"])
+
+
+def test_a_server_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from flows.runtime import prepare_prefect; prepare_prefect(Path('r'))()"
+    done = child(code, tmp_path, PREFECT_API_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////nowhere/at/all.db")
+    assert "StoreError: Prefect's API: did not start" in done.stderr
+    assert "server.log" in done.stderr
+    assert (tmp_path / "saa" / "prefect" / "server.log").stat().st_size > 0
+
+
+def test_the_users_server_stays(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from flows.runtime import prepare_prefect;"
+        "prepare_prefect(Path('r'))(); print(os.environ['PREFECT_API_URL'], 'PREFECT_HOME' in os.environ)"
+    )
+    done = child(code, tmp_path, PREFECT_API_URL="http://127.0.0.1:1/api")
+    assert done.stdout.split() == ["http://127.0.0.1:1/api", "False"]
 
 
 def test_threads_come_back() -> None:

@@ -59,12 +59,14 @@ def bundle(**sections: Any) -> PromptBundle:
 # ------------------------------------------------------------------------------------------------------------- identity
 
 GOLDEN_TEXT = (
-    '{"confidence":{"map":"dense","suppression":0.5},"decision":{"region_floor":0.3,"threshold":0.4},'
-    '"language":{"object":"Flasche","specific":[{"caption":0,"text":"größerer Riss","threshold":0.25,'
-    '"weight":2.0}]},"product":"bottle","property":{"area_max":0.3},"saliency":{"gain":3.0,'
-    '"measure":"contrast"}}'
+    '{"confidence":{"map":"dense","suppression":0.5},"decision":{"region_floor":0.3,"score_floor":0.0,'
+    '"threshold":0.4},"language":{"agnostic":[{"caption":null,"text":"anomaly","threshold":0.0,'
+    '"weight":1.0},{"caption":null,"text":"defect","threshold":0.0,"weight":1.0}],"object":"Flasche",'
+    '"specific":[{"caption":0,"text":"größerer Riss","threshold":0.25,"weight":2.0}]},"product":"bottle",'
+    '"property":{"area_max":0.3,"location":0.5,"measure":"mask"},"saliency":{"gain":3.0,'
+    '"measure":"contrast","neighbours":400,"source":"batch"}}'
 )
-GOLDEN_ID = "27660ce8332a66f0"
+GOLDEN_ID = "9578c5dcd931763e"
 GOLDEN_YAML = """
 product: bottle
 language:
