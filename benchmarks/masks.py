@@ -5,7 +5,6 @@
 A ratio under 1 means ours is faster. Both sides start from a C-contiguous bool mask and end with one, so the copy to
 the column-major uint8 that pycocotools needs is counted, as its callers pay for it.
 """
-# ruff: noqa: T201
 
 from collections.abc import Callable
 from time import perf_counter

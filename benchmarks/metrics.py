@@ -4,7 +4,6 @@
 
 30 images of 400 x 400 by default, the size at which the paper evaluates: dense maps, nearly every score different.
 """
-# ruff: noqa: T201
 
 import sys
 from collections.abc import Callable, Iterator

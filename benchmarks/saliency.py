@@ -6,7 +6,6 @@ A ratio under 1 means ours is faster, or needs less memory at its peak. All thre
 the same map. The full sort is the equation as the released program computes it: all distances in one matrix, each row
 sorted, the first N averaged. The loop compares one cell at a time and selects its N with `np.argpartition`.
 """
-# ruff: noqa: T201
 
 import tracemalloc
 from collections.abc import Callable

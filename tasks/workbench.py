@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from saa_core.batch import BatchContext
-
 from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore, SetContext
 from integrations.settings import Settings
+from saa_core.batch import BatchContext
 from saa_core.errors import StoreError
 from saa_core.models import build
 
