@@ -59,9 +59,9 @@ def _label_one() -> str:
 
 
 def _workspace(folder: Path) -> str:
-    place = folder if folder.exists() else folder.absolute().parent
-    if not os.access(place, os.W_OK):
-        raise PermissionError(f"{place} cannot be written")
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise PermissionError(f"{place} is not a folder that can be written")
     return f"{folder.absolute()} {'is there' if folder.exists() else 'will be made'}"
 
 

@@ -5,7 +5,7 @@ there say little. What counts is therefore the excess over the level that calm i
 
     x_p   = clip((e_p / c_p - 1) / X, 0, 1)           X = 3: four times the calm level is full evidence
     x     = min(1, sum_p w_p x_p / n)                 over the n phrases that say something and have a weight
-    A     = 1 - (1 - s) (1 - x min(1, a + b s))^2     a = 1/4, b = 3/2: without saliency, evidence counts a quarter
+    A     = 1 - (1 - s) (1 - x min(1, a + b s))^2     a = 1/4, b = 3: without saliency, evidence counts a quarter
 
 This is the noisy-or of saliency and of evidence, which counts as two witnesses, since the mean over several phrases is
 small where one of them is right. The constants were chosen on the development products, one set for all; the figures
@@ -27,7 +27,7 @@ CALM = 0.25
 """Calm images of a set: this quantile over the images, since the others may show the defect."""
 EXCESS = 3.0
 GATE = 0.25
-GATE_SLOPE = 1.5
+GATE_SLOPE = 3.0
 WITNESSES = 2
 _TINY = 1e-3
 

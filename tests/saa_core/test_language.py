@@ -24,7 +24,7 @@ def by_loop(saliency: Floats, evidence: Floats, weights: Floats, calm: Floats) -
             total += weights[p] * min(max((float(evidence[p, i, j]) / calm[p] - 1) / 3, 0), 1)
         x = min(total / len(says), 1) if says else 0
         s = float(saliency[i, j])
-        fused[i, j] = 1 - (1 - s) * (1 - x * min(0.25 + 1.5 * s, 1)) ** 2
+        fused[i, j] = 1 - (1 - s) * (1 - x * min(0.25 + 3 * s, 1)) ** 2
     return fused
 
 
