@@ -242,8 +242,9 @@ class PromptBundle(_Strict):
         for prompt in prompts:
             bundle = bundle.changed(**_ABLATIONS[prompt])
         if "saliency" in prompts and bundle.confidence.map == "dense":
-            # The dense map is saliency itself; without saliency the map is what the regions alone say.
-            bundle = bundle.changed(confidence={"map": "mean"})
+            # The dense map is saliency itself; without saliency the map is what the regions alone say, and a floor
+            # that was set for scores raised by saliency would leave none.
+            bundle = bundle.changed(confidence={"map": "mean"}, decision={"region_floor": 0.0})
         return bundle
 
 

@@ -329,7 +329,7 @@ def test_without_one_prompt_the_others_stay(profile: Profile, prompt: Prompt, pa
         language={"agnostic": [{"text": "anomaly", "weight": 2}], "specific": ["dent"]},
         property={"area_min": 0.1, "area_max": 0.3, "location": 0.0},
     )
-    also = {"confidence.map"} if (prompt, profile) == ("saliency", "batch") else set()
+    also = {"confidence.map", "decision.region_floor"} if (prompt, profile) == ("saliency", "batch") else set()
     assert {path for path, _, _ in diff(full, full.without(prompt))} == paths | also
 
 
