@@ -28,6 +28,7 @@ from integrations.catalog import Catalog, RunImage
 from integrations.image_sets import ImageSet
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
+from saa_core.errors import StoreError
 from saa_core.models import build
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_language
@@ -49,7 +50,7 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
     settings = Settings.load(workspace=request.workspace)
     images = scan_images(request.source, request.limit, request.lot, request.workspace)
     with Catalog(settings.catalog_url) as catalog, one_thread_each():
-        run = _Run(request, settings, images, catalog)
+        run = _Run(request, settings, images, catalog, run_id(request, images, settings.max_pixels))
         begin(catalog, request, run.id)
         summary = run.label(started)
     publish_summary(summary.model_dump())
@@ -58,12 +59,19 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
 
 
 def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
-    """Run the flow in this process, `workers` batches side by side; raises what the flow raised."""
+    """Run the flow in this process, `workers` batches side by side.
+
+    Raises:
+        SaaError: What the flow raised, or that Prefect's API does not answer.
+    """
     runner: Any = ThreadPoolTaskRunner(max_workers=workers)
     # Heartbeats tell a server of flows that died with their worker; they cost the end of a flow a second, and whoever
     # started this one sees it end.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        state: State[Any] = label_flow.with_options(task_runner=runner)(request, return_state=True)
+        try:
+            state: State[Any] = label_flow.with_options(task_runner=runner)(request, return_state=True)
+        except RuntimeError as error:  # what the flow itself raises is in its state; this is Prefect without an API
+            raise StoreError("Prefect's API", str(error)) from error
     return cast(RunSummary, state.result())
 
 
@@ -75,79 +83,75 @@ class _Run:
     settings: Settings
     images: ImageSet
     catalog: Catalog
+    id: str
     calls: int = 0
     reused: set[str] = field(default_factory=set)
     unknown_words: set[str] = field(default_factory=set)
 
-    @property
-    def id(self) -> str:
-        return run_id(self.request, self.images)
-
-    @property
-    def models(self) -> str:
-        return build(self.request.models).id
-
-    @property
-    def _phrases(self) -> list[str]:
-        return list(self.request.bundle.texts)
-
     def label(self, started: float) -> RunSummary:
-        self._quarantine({item.name: item.reason for item in self.images.quarantined})
+        unreadable = [RunImage(item.name, "quarantined", reason=item.reason) for item in self.images.quarantined]
+        self.catalog.record_images(self.id, unreadable)
         refs = self._extract(list(self.images.refs))
         if refs:
             refs = self._judge(refs)
         return self._finish(refs, started)
 
     def _judge(self, refs: list[ImageRef]) -> list[ImageRef]:
+        phrases = list(self.request.bundle.texts)
         context, calls = fit_context(_as_is(refs), self.request.workspace)
         self.calls += calls
-        refs = self._propose(refs, context)
-        calm, calls = fit_language(_as_is(refs), self._phrases, context, self.request.workspace)
+        refs = self._propose(refs, phrases, context)
+        calm, calls = fit_language(_as_is(refs), phrases, context, self.request.workspace)
         self.calls += calls
         return self._decide(refs, context, calm)
 
     def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
         futures = [
-            extract_features.submit(number, _keys(batch), _as_is(batch), self.models, self.request.workspace)
+            extract_features.submit(number, _keys(batch), _as_is(batch), *self._method())
             for number, batch in enumerate(self._batches(refs))
         ]
-        return self._gather("looking at images", futures, refs)
+        refs, _ = self._gather("looking at images", futures, refs)
+        return refs
 
-    def _propose(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
-        fixed = self.models, self._phrases, context, self.request.workspace
+    def _propose(self, refs: list[ImageRef], phrases: list[str], context: str) -> list[ImageRef]:
         futures = [
-            propose_candidates.submit(number, _keys(batch), _as_is(batch), *fixed)
+            propose_candidates.submit(number, _keys(batch), _as_is(batch), *self._method(), phrases, context)
             for number, batch in enumerate(self._batches(refs))
         ]
-        return self._gather("proposing regions", futures, refs)
+        refs, self.reused = self._gather("proposing regions", futures, refs)
+        return refs
+
+    def _method(self) -> tuple[str, int, str]:
+        """What every task that looks at images is told: id of the models, largest image, workspace."""
+        return build(self.request.models).id, self.settings.max_pixels, self.request.workspace
 
     def _decide(self, refs: list[ImageRef], context: str, calm: list[float]) -> list[ImageRef]:
         written = self._written(refs)
-        open_refs = [ref for ref in refs if ref.key not in written]
-        request = self.request
-        batches = self._batches(open_refs)
-        futures = [
-            decide_and_write.submit(
-                number,
-                _as_is(batch),
-                [ref.key for ref in batch if ref.key in self.reused],
-                _as_is(self._names()),
-                _as_is(request.bundle),
-                context,
-                calm,
-                self.id,
-                request.workspace,
-            )
-            for number, batch in enumerate(batches)
-        ]
-        for number, future in enumerate(futures):
-            outcome: DecidedBatch = future.result()
+        batches = self._batches([ref for ref in refs if ref.key not in written])
+        futures = [self._submit_decision(number, batch, context, calm) for number, batch in enumerate(batches)]
+        refused: set[str] = set()
+        for number, future in enumerate(futures, start=1):
+            outcome = future.result()
             self.calls += outcome["calls"]
             self.unknown_words.update(outcome["unknown_words"])
-            advance("writing masks", number + 1, len(futures))
-            refused = {name for name, _ in outcome["refused"]}
-            refs = [ref for ref in refs if ref.names[0] not in refused]
-        return refs
+            refused.update(outcome["refused"])
+            advance("writing masks", number, len(futures))
+        return [ref for ref in refs if ref.names[0] not in refused]
+
+    def _submit_decision(
+        self, number: int, batch: list[ImageRef], context: str, calm: list[float]
+    ) -> PrefectFuture[DecidedBatch]:
+        return decide_and_write.submit(
+            number,
+            _as_is(batch),
+            [ref.key for ref in batch if ref.key in self.reused],
+            _as_is(self._names()),
+            _as_is(self.request.bundle),
+            context,
+            calm,
+            self.id,
+            self.request.workspace,
+        )
 
     def _written(self, refs: Sequence[ImageRef]) -> set[str]:
         """Keys that an interrupted attempt at this run has finished."""
@@ -155,32 +159,26 @@ class _Run:
         rows = {row.key for row in self.catalog.images_of(self.id) if row.state != "quarantined"}
         return {ref.key for ref in refs if ref.key in rows and folder.is_written(ref)}
 
-    def _gather(self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]) -> list[ImageRef]:
-        """Wait for the batches; quarantine what they refused; return the images that go on."""
+    def _gather(
+        self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]
+    ) -> tuple[list[ImageRef], set[str]]:
+        """Wait for the batches and quarantine what they refused.
+
+        Returns:
+            The images that go on, and the keys of those that no model had to look at.
+        """
         refused: dict[str, str] = {}
         reused: set[str] = set()
-        for number, future in enumerate(futures):
+        for number, future in enumerate(futures, start=1):
             outcome = future.result()
             refused.update(outcome["refused"])
             cached = future.state.name == "Cached"
             self.calls += 0 if cached else outcome["calls"]
             reused.update(outcome["done" if cached else "reused"])
-            advance(step, min((number + 1) * self.settings.batch_size, len(refs)), len(refs))
-        self.reused = reused
-        self._quarantine({ref.names[0]: refused[ref.key] for ref in refs if ref.key in refused})
-        return [ref for ref in refs if ref.key not in refused]
-
-    def _quarantine(self, refused: dict[str, str]) -> None:
-        keys = {ref.names[0]: ref for ref in self.images.refs}
-        self.catalog.record_images(
-            self.id,
-            [
-                RunImage.of(keys[name], "quarantined", reason=reason)
-                if name in keys
-                else RunImage(name, "quarantined", reason=reason)
-                for name, reason in refused.items()
-            ],
-        )
+            advance(step, min(number * self.settings.batch_size, len(refs)), len(refs))
+        unusable = [RunImage.of(ref, "quarantined", reason=refused[ref.key]) for ref in refs if ref.key in refused]
+        self.catalog.record_images(self.id, unusable)
+        return [ref for ref in refs if ref.key not in refused], reused
 
     def _finish(self, refs: list[ImageRef], started: float) -> RunSummary:
         rows = self.catalog.images_of(self.id)

@@ -15,6 +15,7 @@ from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.image_sets import ImageSet
 from integrations.outputs import read_run, verify
 from integrations.settings import Settings
+from integrations.urls import masked_url
 from saa_core import __version__
 from saa_core.models import ModelSet, build
 from saa_core.prompts import PromptBundle
@@ -23,7 +24,9 @@ SMALL_SET = "Fewer than 3 usable images: there is no set to compare with, so eac
 
 
 class LabelRequest(BaseModel):
-    """What `saa label` was asked for; holds no secret, since Prefect keeps the parameters of a flow.
+    """What `saa label` was asked for.
+
+    Prefect keeps the parameters of a flow, so credentials belong in the environment and not into `source`.
 
     Attributes:
         source: A folder, a glob, a list file or an fsspec URL.
@@ -82,8 +85,8 @@ class RunSummary(BaseModel):
         return f"{done} images with {self.regions} regions, {self.images.quarantined} quarantined"
 
 
-def run_id(request: LabelRequest, images: ImageSet) -> str:
-    """The run's id by content: the same images, names, words, numbers and models are the same run.
+def run_id(request: LabelRequest, images: ImageSet, max_pixels: int) -> str:
+    """The run's id by content: the same images, names, words, numbers, models and size limit are the same run.
 
     16 hexadecimal digits of a SHA-256.
     """
@@ -93,25 +96,25 @@ def run_id(request: LabelRequest, images: ImageSet) -> str:
         request.lot,
         build(request.models).id,
         __version__,
+        max_pixels,
         sorted((ref.key, list(ref.names)) for ref in images.refs),
         sorted((refused.name, refused.reason) for refused in images.quarantined),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def begin(catalog: Catalog, request: LabelRequest, run: str) -> RunRecord:
-    """The run's row, new or as an interrupted attempt left it."""
+def begin(catalog: Catalog, request: LabelRequest, run: str) -> None:
+    """Note the run; one that an interrupted attempt noted stays."""
     catalog.add_bundle(request.bundle, "library")
-    method = build(request.models)
-    return catalog.begin_run(
+    catalog.begin_run(
         RunRecord(
             id=run,
             product=request.product,
             bundle=request.bundle.id,
             profile=request.bundle.profile,
-            models=method.models,
+            models=build(request.models).ids,
             code=__version__,
-            source=request.source,
+            source=masked_url(request.source),
         )
     )
 

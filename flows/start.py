@@ -23,7 +23,8 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
     started = time.monotonic()
     images = scan(request.source, limit=request.limit, lot=request.lot, exclude=[settings.workspace])
     with Catalog(settings.catalog_url) as catalog:
-        summary = finished_summary(request, settings, run_id(request, images), catalog)
+        run = run_id(request, images, settings.max_pixels)
+        summary = finished_summary(request, settings, run, catalog)
     if summary is not None:
         return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
     wait_for_api = prepare_prefect(settings.workspace.absolute() / "prefect")

@@ -7,9 +7,10 @@
     calm        phrases, the three models, context
     saliency    image bytes, feature model, source and neighbours
 
-No bundle number but the neighbours of Eq. 5 enters a key, and those ask for arithmetic on stored features, not for a
-model: a bundle that changes only numbers makes no model call. Arrays are kept as float16, and a value just computed
-passes through float16 too, so that a run gives the same bits whether it found or made its parts.
+Every key holds the program's version too, since its code makes contexts and maps. No bundle number but the neighbours
+of Eq. 5 enters a key, and those ask for arithmetic on stored features, not for a model: a bundle that changes only
+numbers makes no model call. Arrays are kept as float16, and a value just computed passes through float16 too, so that
+a run gives the same bits whether it found or made its parts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from integrations.archive import pack_array, pack_candidates, unpack_array, unpack_candidates
 from integrations.blobs import BlobStore
 from integrations.image_sets import read_bytes
+from saa_core import __version__
 from saa_core.batch import BatchContext
 from saa_core.images import load_image
 from saa_core.language import calm_levels, peaks
@@ -148,4 +150,4 @@ class CandidateStore:
 
 
 def _key(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join((__version__, *parts)).encode()).hexdigest()

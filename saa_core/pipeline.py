@@ -51,9 +51,14 @@ class SegmentAnyAnomaly:
         return {"generator": self.generator.name, "refiner": self.refiner.name, "features": self.extractor.name}
 
     @property
+    def ids(self) -> dict[str, str]:
+        """Id of the model in each role: weights, pre-processing and code version."""
+        return {"generator": self.generator.id, "refiner": self.refiner.id, "features": self.extractor.id}
+
+    @property
     def id(self) -> str:
-        """Ids of the three models: weights, pre-processing and code version."""
-        return "+".join((self.generator.id, self.refiner.id, self.extractor.id))
+        """The three ids as one."""
+        return "+".join(self.ids.values())
 
     def features(self, image: RGB) -> FloatMap:
         """Features of an image, float32 (h, w, C)."""
@@ -272,6 +277,7 @@ def _map(
     """Eq. 9 or the dense map, and whether it is bounded by 1."""
     form = bundle.confidence.map
     if form == "dense":
+        context = np.minimum(context, np.float32(1))  # Eq. 5 as printed reaches 2
         if candidates.evidence is None:
             return context, True
         weights = np.array([phrase.weight for phrase in bundle.phrases], np.float32)

@@ -2,7 +2,7 @@
 
 Prefect's own policies do not fit: INPUTS alone gives two tasks with equal inputs one result, and DEFAULT holds the
 run's id, so that nothing survives a killed process. Here a task names its identity, a version that is raised when its
-meaning changes, and the inputs that matter.
+meaning changes, and the inputs that matter; the program's version is part of every key.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from pydantic_core import to_jsonable_python
+
+from saa_core import __version__
 
 
 @dataclass
@@ -38,6 +40,7 @@ class ContentKey(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        """Task, version and the SHA-256 of the named inputs as canonical JSON."""
-        content = json.dumps({name: to_jsonable_python(inputs[name]) for name in self.inputs}, sort_keys=True)
+        """Task, version and the SHA-256 of the program's version and the named inputs as canonical JSON."""
+        named = {name: to_jsonable_python(inputs[name]) for name in self.inputs}
+        content = json.dumps([__version__, named], sort_keys=True)
         return f"{self.task}-v{self.version}-{hashlib.sha256(content.encode()).hexdigest()[:32]}"

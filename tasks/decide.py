@@ -8,19 +8,19 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from integrations.catalog import Catalog, RunImage
+from integrations.catalog import Catalog, ImageState, RunImage
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
 from saa_core.errors import ImageError
 from saa_core.prompts import PromptBundle
-from saa_core.types import ImageRef
+from saa_core.types import AnomalyResult, Candidates, ImageRef
 from tasks.workbench import context_at, store_at
 
 
 class DecidedBatch(TypedDict):
-    """What became of a batch: (name, reason) refused, words no model could use, model calls."""
+    """What became of a batch: first names of images refused, words no model could use, model calls."""
 
-    refused: list[tuple[str, str]]
+    refused: list[str]
     unknown_words: list[str]
     calls: int
 
@@ -52,31 +52,25 @@ def decide_and_write(
     """
     settings = Settings.load(workspace=workspace)
     store, held = store_at(workspace), context_at(workspace, context)
-    folder = RunFolder(settings.runs / run_id, names)
-    levels = np.array(calm, np.float32)
-    rows, outcome, known = [], DecidedBatch(refused=[], unknown_words=[], calls=0), set(reused)
+    folder, levels = RunFolder(settings.runs / run_id, names), np.array(calm, np.float32)
+    rows: list[RunImage] = []
+    unknown: set[str] = set()
     for ref in refs:
         try:
             found, result = store.decide(ref, bundle, held, levels)
         except ImageError as error:
-            outcome["refused"].append((ref.names[0], error.reason))
             rows.append(RunImage.of(ref, "quarantined", reason=error.reason))
             continue
-        size = found.height, found.width
-        folder.write(ref, result, size)
-        outcome["unknown_words"].extend(found.unknown_words)
-        rows.append(
-            RunImage.of(
-                ref,
-                "reused" if ref.key in known else "labelled",
-                height=size[0],
-                width=size[1],
-                score=result.score,
-                regions=len(result.regions),
-            )
-        )
+        folder.write(ref, result, (found.height, found.width))
+        unknown.update(found.unknown_words)
+        rows.append(_row(ref, found, result, "reused" if ref.key in reused else "labelled"))
     with Catalog(settings.catalog_url) as catalog:
         catalog.record_images(run_id, rows)
-    outcome["unknown_words"] = sorted(set(outcome["unknown_words"]))
-    outcome["calls"] = store.method.calls
-    return outcome
+    refused = [row.name for row in rows if row.state == "quarantined"]
+    return DecidedBatch(refused=refused, unknown_words=sorted(unknown), calls=store.method.calls)
+
+
+def _row(ref: ImageRef, found: Candidates, result: AnomalyResult, state: ImageState) -> RunImage:
+    return RunImage.of(
+        ref, state, height=found.height, width=found.width, score=result.score, regions=len(result.regions)
+    )

@@ -25,25 +25,42 @@ class BatchOutcome(TypedDict):
 @task(
     name="extract-features",
     task_run_name="extract-features-{batch}",
-    cache_policy=ContentKey(task="extract-features", inputs=("keys", "models", "workspace")),
+    cache_policy=ContentKey(task="extract-features", inputs=("keys", "models", "max_pixels", "workspace")),
     persist_result=True,
     result_serializer="json",
 )
-def extract_features(batch: int, keys: list[str], refs: list[ImageRef], models: str, workspace: str) -> BatchOutcome:
+def extract_features(
+    batch: int, keys: list[str], refs: list[ImageRef], models: str, max_pixels: int, workspace: str
+) -> BatchOutcome:
     """Features of a batch of images (for Eq. 5), into the store."""
     store = store_at(workspace)
-    return each_image(refs, lambda ref: store.features(ref) is None, lambda: store.method.calls)
+
+    def extract(ref: ImageRef) -> bool:
+        calls = store.method.calls
+        store.features(ref)
+        return store.method.calls == calls
+
+    return each_image(refs, extract, lambda: store.method.calls)
 
 
 @task(
     name="propose-candidates",
     task_run_name="propose-candidates-{batch}",
-    cache_policy=ContentKey(task="propose-candidates", inputs=("keys", "models", "phrases", "context", "workspace")),
+    cache_policy=ContentKey(
+        task="propose-candidates", inputs=("keys", "models", "max_pixels", "workspace", "phrases", "context")
+    ),
     persist_result=True,
     result_serializer="json",
 )
 def propose_candidates(
-    batch: int, keys: list[str], refs: list[ImageRef], models: str, phrases: list[str], context: str, workspace: str
+    batch: int,
+    keys: list[str],
+    refs: list[ImageRef],
+    models: str,
+    max_pixels: int,
+    workspace: str,
+    phrases: list[str],
+    context: str,
 ) -> BatchOutcome:
     """Candidates of a batch of images (Eq. 1-2), into the store."""
     store, held = store_at(workspace), context_at(workspace, context)

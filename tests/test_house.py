@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
 
-HEAVY = {"torch", "torchvision", "transformers", "prefect", "sqlalchemy", "fsspec", "typer", "rich", "fiftyone"}
+HEAVY = {"torch", "torchvision", "transformers", "prefect", "sqlalchemy", "fsspec", "fiftyone"}
+TERMINAL = {"typer", "rich"}
+ARRAYS = {"numpy", "scipy", "cv2", "PIL", "skimage", "pydantic"}
 TEXT = {".cfg", ".html", ".ini", ".j2", ".jinja", ".mako", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 
 
@@ -24,10 +26,11 @@ def test_version_is_one() -> None:
 
 
 def test_importing_the_core_loads_nothing_heavy() -> None:
-    code = "import sys, saa_core; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "saa_core" in done.stdout.split()
-    assert HEAVY.isdisjoint(done.stdout.split())
+    assert (HEAVY | TERMINAL).isdisjoint(loaded_by("saa_core", "saa_core.models"))
+
+
+def test_the_command_line_shows_its_help_without_the_libraries_of_its_work() -> None:
+    assert (HEAVY | ARRAYS).isdisjoint(loaded_by("flows.cli"))
 
 
 def test_readme_names_only_targets_that_make_has() -> None:
@@ -54,6 +57,13 @@ def test_no_file_names_a_package_registry() -> None:
     hosts = re.compile("|".join(("py" + r"pi\.org", "python" + r"hosted\.org", "test" + r"\.pypi", "--" + "index-url")))
     offenders = [path for path in own_files() if hosts.search(path.read_text(encoding="utf-8"))]
     assert offenders == []
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after importing these."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 def code_of(markdown: str) -> str:

@@ -46,14 +46,24 @@ app.add_typer(settings.app, name="config")
 
 
 def main() -> None:
-    """Run `saa`. An error meant for the user is one line on stderr, an object under --json, and exit code 1."""
+    """Run `saa` and end the process with one of `Exit`'s codes."""
     try:
-        app()
+        # Not standalone, in which wrong usage would end with 2: for us that is work done in part.
+        code = app(standalone_mode=False) or Exit.DONE
     except SaaError as error:
-        say(f"error: {error}", style="red")
-        if "--json" in sys.argv:
-            print_json({"error": str(error)})
-        sys.exit(Exit.FAILED)
-    except KeyboardInterrupt:
+        code = _failed(str(error))
+    except typer.TyperException as error:
+        # A command group without a verb has printed its help, and says nothing more.
+        code = _failed(f"{error.format_message()} (see --help)" if str(error) else "")
+    if code == Exit.INTERRUPTED:
         say("interrupted: the same command goes on where this one stopped")
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _failed(message: str) -> Exit:
+    """What went wrong is one line on stderr, and an object under --json."""
+    if message:
+        say(f"error: {message}", style="red")
+        if "--json" in sys.argv:
+            print_json({"error": message})
+    return Exit.FAILED

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.bundles import bundle_for_product, catalog_to_read, read_file
 from flows.cli.common import JsonOption, WorkspaceOption, console, print_json, say
-from integrations.catalog import Catalog
-from integrations.files import write_atomic
-from integrations.settings import Settings
-from saa_core import library
-from saa_core.prompts import PromptBundle
-from saa_core.prompts import diff as difference
+
+if TYPE_CHECKING:
+    from integrations.catalog import Catalog
+    from saa_core.prompts import PromptBundle
 
 app = typer.Typer(no_args_is_help=True, help="Prompt bundles: list, show, compare, import, export.")
 
@@ -32,6 +29,8 @@ def list_(
 
     Example: `saa bundle list --product bottle`
     """
+    from saa_core import library
+
     with _reading(workspace) as catalog:
         rows = [_row(name, "ships with saa", bundle) for name, bundle in library.all_bundles().items()]
         rows += [_row(record.bundle.id, record.state, record.bundle) for record in catalog.bundles(product)]
@@ -69,6 +68,8 @@ def diff(
 
     Example: `saa bundle diff generic mvtec/bottle`
     """
+    from saa_core.prompts import diff as difference
+
     with _reading(workspace) as catalog:
         first, second = _find(old, catalog), _find(new, catalog)
     changes = difference(first, second)
@@ -92,6 +93,10 @@ def import_(
 
     Example: `saa bundle import bottle.yaml`
     """
+    from flows.bundles import read_file
+    from integrations.catalog import Catalog
+    from integrations.settings import Settings
+
     found = read_file(file)
     with Catalog(Settings.load(workspace=workspace).catalog_url) as catalog:
         for bundle in found.values():
@@ -114,6 +119,8 @@ def export(
 
     Example: `saa bundle export mvtec/bottle --out bottle.yaml`
     """
+    from integrations.files import write_atomic
+
     with _reading(workspace) as catalog:
         found = _find(bundle, catalog)
     if out is not None:
@@ -126,10 +133,15 @@ def export(
 
 
 def _reading(workspace: Path | None) -> Catalog:
+    from flows.bundles import catalog_to_read
+    from integrations.settings import Settings
+
     return catalog_to_read(Settings.load(workspace=workspace))
 
 
 def _find(name: str, catalog: Catalog) -> PromptBundle:
+    from flows.bundles import bundle_for_product
+
     return bundle_for_product(name, "", None, catalog)
 
 

@@ -26,6 +26,7 @@ class Exit(IntEnum):
     DONE = 0
     FAILED = 1
     PARTLY = 2
+    INTERRUPTED = 130
 
 
 class Models(StrEnum):

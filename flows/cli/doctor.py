@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from flows.cli.common import Exit, JsonOption, WorkspaceOption, console, print_json
-from flows.doctor import Check, checks
-from integrations.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.doctor import Check
 
 
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
@@ -16,6 +19,9 @@ def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
     Exit code 1 when something that the main job needs is broken.
     """
+    from flows.doctor import checks
+    from integrations.settings import Settings
+
     found = checks(Settings.load(workspace=workspace))
     if as_json:
         print_json({"checks": [check._asdict() for check in found]})

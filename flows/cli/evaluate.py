@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.bundles import bundles_for_classes, catalog_to_read
 from flows.cli.common import (
     BundleOption,
     Exit,
@@ -22,10 +21,6 @@ from flows.cli.common import (
     progress,
     say,
 )
-from integrations.blobs import BlobStore
-from integrations.candidate_store import CandidateStore
-from integrations.settings import Settings
-from saa_core.models import build
 
 
 def evaluate(
@@ -49,6 +44,11 @@ def evaluate(
     The main figure is max-F1-pixel: the F1 of all pixels of a class pooled, at the best threshold, at 400 x 400.
     """
     from flows import evaluate as evaluation
+    from flows.bundles import bundles_for_classes, catalog_to_read
+    from integrations.blobs import BlobStore
+    from integrations.candidate_store import CandidateStore
+    from integrations.settings import Settings
+    from saa_core.models import build
 
     settings = Settings.load(workspace=workspace)
     store = CandidateStore(BlobStore(settings.blobs_url), build(models.value), settings.max_pixels)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.bundles import bundle_for_product, catalog_to_read
 from flows.cli.common import (
     BundleOption,
     Exit,
@@ -19,8 +18,9 @@ from flows.cli.common import (
     progress,
     say,
 )
-from flows.runs import LabelRequest, RunSummary
-from integrations.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.runs import RunSummary
 
 
 def label(
@@ -41,7 +41,10 @@ def label(
     The same command again calls no model; an interrupted one goes on where it stopped. A photograph that cannot be
     read is set aside with its reason, and the exit code is 2.
     """
+    from flows.bundles import bundle_for_product, catalog_to_read
+    from flows.runs import LabelRequest
     from flows.start import start
+    from integrations.settings import Settings
 
     settings = Settings.load(workspace=workspace)
     with catalog_to_read(settings) as catalog:

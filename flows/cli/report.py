@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.bundles import catalog_to_read
 from flows.cli.common import JsonOption, WorkspaceOption, print_json, say
-from integrations.settings import Settings
 from saa_core.errors import StoreError
 
 
@@ -21,7 +19,9 @@ def report(
 
     Example: `saa report --run 3f2a`
     """
+    from flows.bundles import catalog_to_read
     from integrations.run_report import report_run
+    from integrations.settings import Settings
 
     settings = Settings.load(workspace=workspace)
     with catalog_to_read(settings) as catalog:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from flows.cli.common import JsonOption, WorkspaceOption, console, print_json
-from integrations.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Settings.")
 
@@ -21,6 +20,8 @@ def show(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
 
     Example: `SAA_BATCH_SIZE=32 saa config show`
     """
+    from integrations.settings import Settings
+
     values = Settings.load(workspace=workspace).describe()
     if as_json:
         print_json({item.name: {"value": item.value, "source": item.source} for item in values})

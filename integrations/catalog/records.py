@@ -30,7 +30,7 @@ class RunRecord:
         product: What was inspected.
         bundle: Id of the bundle.
         profile: Profile of the bundle.
-        models: Name and version of each model by its part in the method.
+        models: Id of the model in each role: name, weights, pre-processing and code version.
         code: Version of this program.
         source: What the user pointed at, without secrets.
         state: `done` once all its files are written.

@@ -48,9 +48,9 @@ class RunReport:
         bundle: Id of the prompt bundle that decided.
         phrases: The bundle's phrases.
         profile: `batch`, `paper` or `reference`.
-        models: Id of the model in each role, such as {"generator": "lexical-1"}.
+        models: Name of the model in each role, such as {"generator": "lexical"}.
         weight_free: Whether the models need no weights; the page then says that no GroundingDINO or SAM took part.
-        model_calls: Images that a model had to look at in this run.
+        model_calls: Calls of a generator, refiner or feature extractor in this run.
         seconds: Wall time of the run.
         reused: Entries whose candidates came from an earlier run.
         quarantined: Name and reason of each image that could not be used.

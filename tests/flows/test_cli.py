@@ -85,6 +85,15 @@ def test_errors_name_the_thing_and_the_way_out(
     assert "nowhere" in fail(["evaluate", "nowhere"], monkeypatch, capsys)
 
 
+def test_wrong_usage_is_a_failure_and_not_work_done_in_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Missing option '--product'" in fail(["label", "photos"], monkeypatch, capsys)
+    assert "'--limit'" in fail(["label", "photos", "--product", "p", "--limit", "0"], monkeypatch, capsys)
+    assert "No such command 'lable'" in fail(["lable"], monkeypatch, capsys)
+    assert fail(["bundle"], monkeypatch, capsys) == ""  # its help is on stdout
+
+
 def test_an_error_is_an_object_under_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from integrations.catalog import Catalog
 from integrations.outputs import read_records
 from integrations.settings import Settings
 from saa_core import library
+from saa_core.models import build
 from saa_core.prompts import PromptBundle
 
 Photographs = Callable[..., Path]
@@ -29,8 +30,9 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings.load(workspace=tmp_path / "workspace", batch_size=3)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("SAA_BATCH_SIZE", "3")  # tasks load the settings anew, so an argument would not reach them
+    return Settings.load(workspace=tmp_path / "workspace")
 
 
 def label(source: Path | str, settings: Settings, bundle: PromptBundle | None = None, **more: object) -> RunSummary:
@@ -56,7 +58,9 @@ def test_every_image_gets_map_mask_record_and_row(photographs: Photographs, sett
     assert Path(summary.report).is_file()
     assert (folder / "contact_sheet.png").is_file()
     with Catalog(settings.catalog_url) as catalog:
-        assert catalog.run(summary.run).state == "done"
+        record = catalog.run(summary.run)
+        assert record.state == "done"
+        assert record.models == build().ids
         assert {row.state for row in catalog.images_of(summary.run)} == {"labelled"}
 
 
@@ -139,6 +143,33 @@ def test_bad_images_are_quarantined_and_the_rest_goes_on(photographs: Photograph
     assert all(name in page for name in ("cut.png", "empty.png", "words.jpg"))
     again = label(folder, settings)
     assert (again.images.reused, again.images.quarantined, again.model_calls) == (5, 3, 0)
+
+
+def test_a_raised_size_limit_lets_images_in(
+    photographs: Photographs, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = photographs(4)
+    Image.new("L", (1100, 1000)).save(folder / "large.png")
+    monkeypatch.setenv("SAA_MAX_MEGAPIXELS", "1")
+    refused = label(folder, Settings.load(workspace=settings.workspace))
+    assert refused.refused == [("large.png", "more than 1000000 pixels, a decompression bomb?")]
+    monkeypatch.setenv("SAA_MAX_MEGAPIXELS", "2")
+    assert label(folder, Settings.load(workspace=settings.workspace)).images.quarantined == 0
+
+
+def test_batch_size_and_workers_change_no_byte(
+    photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, written = photographs(10), []
+    for size, workers in ((1, 1), (16, 1), (3, 4)):
+        monkeypatch.setenv("SAA_BATCH_SIZE", str(size))
+        monkeypatch.setenv("SAA_WORKERS", str(workers))
+        settings = Settings.load(workspace=tmp_path / f"{size}-{workers}")
+        run = settings.runs / label(folder, settings).run
+        files = [run / "regions.jsonl", *sorted(run.glob("ma*s/*.png"))]
+        written.append({file.relative_to(settings.runs): file.read_bytes() for file in files})
+    assert len(written[0]) == 1 + 2 * 10
+    assert written[0] == written[1] == written[2]
 
 
 def test_a_set_of_bad_images_only(tmp_path: Path, settings: Settings) -> None:

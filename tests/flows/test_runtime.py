@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import cv2
+from PIL import Image
 
 from flows.progress import advance, watched_by
 from flows.runtime import one_thread_each
@@ -82,6 +83,17 @@ def test_the_users_server_stays(tmp_path: Path) -> None:
     )
     done = child(code, tmp_path, PREFECT_API_URL="http://127.0.0.1:1/api")
     assert done.stdout.split() == ["http://127.0.0.1:1/api", "False"]
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "photos" / "a.png")
+    words = ["saa", "label", str(tmp_path / "photos"), "--product", "p", "--workspace", str(tmp_path / "w")]
+    code = f"import sys; sys.argv = {words!r}; from flows.cli import main; main()"
+    done = child(code, tmp_path, PREFECT_API_URL="http://127.0.0.1:1/api")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: Prefect's API: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_threads_come_back() -> None:

@@ -9,11 +9,18 @@ from numpy.typing import NDArray
 
 from saa_core import masks
 from saa_core.refiners import Contour, RegionRefiner
+from tests.contracts.refiner import RegionRefinerContract
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 FLAT = np.zeros((16, 16), np.float32)
 """A saliency that says nothing."""
+
+
+class TestContourIsARefiner(RegionRefinerContract):
+    @pytest.fixture
+    def refiner(self) -> RegionRefiner:
+        return Contour()
 
 
 def surface(height: int = 200, width: int = 200) -> Image:
@@ -133,13 +140,6 @@ def test_boxes_do_not_influence_one_another() -> None:
     np.testing.assert_array_equal(together.quality, np.concatenate([one.quality for one in alone]))
 
 
-def test_no_boxes() -> None:
-    found = Contour()(surface(), np.zeros((0, 4), np.float32), FLAT)
-    assert found.masks == ()
-    assert found.quality.shape == (0,)
-    assert found.quality.dtype == np.float32
-
-
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     corners=st.tuples(*[st.floats(-20, 120, width=32)] * 4),
@@ -164,9 +164,3 @@ def test_extreme_aspect() -> None:
     image[:, 1000:1500] = 60
     mask = refined(image, np.array([[950, 0, 1550, 4]], np.float32))
     assert iou(mask, image[..., 0] == 60) > 0.9
-
-
-def test_name_and_id() -> None:
-    refiner: RegionRefiner = Contour()
-    assert refiner.name == "contour"
-    assert refiner.id.startswith("contour-")

@@ -7,9 +7,16 @@ from scipy.ndimage import convolve, gaussian_filter
 
 from saa_core.features import FilterBank
 from saa_core.features.spectrum import Spectrum
+from tests.contracts.extractor import FeatureExtractorContract
 
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
+
+
+class TestFilterBankIsAnExtractor(FeatureExtractorContract):
+    @pytest.fixture
+    def extractor(self) -> FilterBank:
+        return FilterBank()
 
 
 def noise(*shape: int, seed: int = 0) -> Image:

@@ -12,8 +12,15 @@ from saa_core.generators import attributes, lexical
 from saa_core.generators.attributes import NAMES, Attributes
 from saa_core.generators.lexical import Lexical, parse_phrase, phrase_evidence
 from saa_core.types import RGB, FloatMap
+from tests.contracts.generator import RegionGeneratorContract
 
 FLAT = np.full((50, 75), 0.1, np.float32)
+
+
+class TestLexicalIsAGenerator(RegionGeneratorContract):
+    @pytest.fixture
+    def generator(self) -> Lexical:
+        return Lexical()
 
 
 def surface(height: int = 200, width: int = 300, seed: int = 0) -> RGB:
@@ -231,12 +238,6 @@ def test_contrast_does_not_depend_on_the_photographs_size() -> None:
 def test_an_attribute_that_does_not_exist_is_refused() -> None:
     with pytest.raises(KeyError):
         Attributes(surface(20, 20))["beauty"]
-
-
-def test_the_id_names_the_table() -> None:
-    assert Lexical().name == "lexical"
-    assert Lexical().id == Lexical().id
-    assert Lexical().id.startswith("lexical-")
 
 
 @pytest.mark.parametrize("name", ["dark_line", "bright_line"])

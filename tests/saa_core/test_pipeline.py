@@ -91,6 +91,35 @@ class TestReference:
         assert not decide(found, constant(0), half).regions
         assert decide(found, constant(0), half.changed(property={"area_max": 0.51})).regions
 
+    def test_two_objects_are_each_others_context(self) -> None:
+        # On a grid of 2 x 2, object A is the left column, feature (1, 0) twice; object B the right one, (1, 0) above
+        # (0, 1). s = (1 - max cos) / 2 among the other object's cells: 0 at A and at B's upper cell, 1/2 at its lower.
+        features = np.array([[[1, 0], [1, 0]], [[1, 0], [0, 1]]], np.float32)
+        prompt = bundle("reference", property={"objects": 2, "area_max": 0.5})
+        assert prompt.saliency.source == "object"
+        found = candidates(
+            [(6, 6, 9, 9), (1, 1, 4, 4)],
+            [(0.2, 0.0), (0.3, 0.0)],
+            objects=(rectangle(0, 0, 5, 10), rectangle(5, 0, 10, 10)),
+            object_boxes=np.array([[0, 0, 5, 9], [5, 0, 10, 9]], np.float32),
+        )
+        context = saliency_map(features, prompt.saliency, found.objects)
+        np.testing.assert_allclose(context, [[0, 0], [0, 0.5]], atol=1e-7)
+        blown_up = np.kron(context, np.ones((5, 5), np.float32))
+        result = decide(found, blown_up, prompt)
+        # Boxes of 9 pixels pass 9 < 0.5 x 45. The first lies in B's lower cell: exp(3 x 1/2); the second in A: exp(0).
+        scores = [0.2 * math.exp(1.5), 0.3]
+        assert [region.candidate for region in result.regions] == [0, 1]
+        assert [region.score for region in result.regions] == pytest.approx(scores, rel=1e-6)
+        assert result.map[7, 7] == pytest.approx(scores[0] / 2)
+        assert result.map[2, 2] == pytest.approx(scores[1] / 2)
+
+    def test_one_object_where_several_are_expected_has_no_saliency(self) -> None:
+        prompt = bundle("reference", property={"objects": 2})
+        context = saliency_map(np.ones((2, 2, 3), np.float32), prompt.saliency, (rectangle(0, 0, 5, 5),))
+        result = decide(candidates([(1, 1, 3, 3)], [(0.4, 0.0)]), context, prompt)
+        assert result.regions[0].score == pytest.approx(0.4)
+
     def test_duplicates_vote(self) -> None:
         twice = candidates([(0, 0, 2, 2)] * 2, [(0.4, 0.0)] * 2)
         assert decide(twice, constant(0), bundle("reference")).map[0, 0] == pytest.approx(0.8 / 3)
@@ -139,6 +168,15 @@ class TestBatch:
         result = decide(candidates([(0, 0, 2, 2)], [(0.5, 0.0)]), context, bundle("batch"))
         assert result.bounded
         np.testing.assert_array_equal(result.map, context)
+
+    def test_it_stays_bounded_where_the_saliency_does_not(self) -> None:
+        # Eq. 5 as printed with N = 3: the first cell is at 0 from itself and at 2 from both others, (0 + 2 + 2) / 3.
+        features = np.array([[[1, 0], [-1, 0], [-1, 0]]], np.float32)
+        prompt = bundle("batch", saliency={"source": "image-nearest", "neighbours": 3})
+        context = saliency_map(features, prompt.saliency)
+        np.testing.assert_allclose(context, [[4 / 3, 2 / 3, 2 / 3]], rtol=1e-6)
+        result = decide(candidates([], []), context, prompt)
+        assert result.heat().max() == result.score == 1
 
     def test_duplicates_are_suppressed(self) -> None:
         found = candidates([(0, 0, 4, 4), (0, 0, 4, 3), (5, 5, 7, 7)], [(0.5, 0.0), (0.9, 0.0), (0.6, 0.0)])
@@ -240,6 +278,7 @@ def test_propose_asks_every_model_and_counts() -> None:
     assert found.unknown_words == ("wick",)
     assert found.masks[0].area == 12
     assert method.models == {"generator": "boxes", "refiner": "fill", "features": "colour"}
+    assert method.ids == {"generator": "boxes-1", "refiner": "fill-1", "features": "colour-1"}
     assert method.id == "boxes-1+fill-1+colour-1"
 
 
