@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import urllib.request
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,7 @@ def checks(settings: Settings) -> list[Check]:
         _attempt("workspace", lambda: _workspace(settings.workspace), "choose another folder with --workspace"),
         _attempt("catalog", lambda: _catalog(settings), "see the reason; SAA_CATALOG names another database"),
         _package("prefect", ("prefect",), "install the pinned packages again"),
+        _attempt("prefect's API", _prefect_api, "start that server, or unset PREFECT_API_URL: saa then brings its own"),
         _package("label studio client", ("label-studio-sdk",), "install the pinned packages again"),
         _package("fiftyone", ("fiftyone",), "install the pinned packages again"),
         _package("foundation models' packages", _FOUNDATION, "`make setup` installs them"),
@@ -70,6 +72,14 @@ def _catalog(settings: Settings) -> str:
         return "will be made with the workspace"
     with catalog_to_read(settings) as catalog:
         return f"{catalog!r} answers, {len(catalog.bundles())} bundles"
+
+
+def _prefect_api() -> str:
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        return "saa brings its own for as long as a command lasts"
+    with urllib.request.urlopen(f"{url}/health", timeout=5):
+        return f"{url} answers"
 
 
 def _package(name: str, packages: tuple[str, ...], advice: str) -> Check:

@@ -18,7 +18,8 @@ from saa_core.errors import StoreError
 
 _CLIENT = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # What a task raises ends the command with one line; Prefect would print it as well, three times with its stack.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
     # Task logs go to the terminal; sending each line to a server that ends with the run only costs time.
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
@@ -54,6 +55,9 @@ def prepare_prefect(results: Path) -> Callable[[], None]:
 
     Returns:
         Waits until the API answers; raises StoreError if it does not. So its start can go on beside other work.
+
+    Raises:
+        StoreError: The API's folder cannot be written.
     """
     for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
@@ -62,11 +66,13 @@ def prepare_prefect(results: Path) -> Callable[[], None]:
         return lambda: None
     # A database of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
     home = Path(os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect")))
-    home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port, log = _free_port(), home / "server.log"
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    log = home / "server.log"
-    server = _start_server(port, log)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        server = _start_server(port, log)
+    except OSError as error:
+        raise StoreError(str(home), f"cannot be written ({error.strerror}); PREFECT_HOME names another") from error
     return lambda: _wait_for(server, os.environ["PREFECT_API_URL"], log)
 
 

@@ -230,3 +230,11 @@ def test_doctor_says_what_is_broken(tmp_path: Path) -> None:
     states = {check["name"]: check["state"] for check in json.loads(result.stdout)["checks"]}
     assert states["workspace"] == "broken"
     assert states["weight-free models"] == "ok"
+
+
+def test_doctor_asks_the_users_prefect_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    result = run("doctor", "--workspace", tmp_path, "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["prefect's API"]["state"] == "broken"
+    assert "PREFECT_API_URL" in checks["prefect's API"]["advice"]

@@ -76,6 +76,14 @@ def test_a_server_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:
     assert (tmp_path / "saa" / "prefect" / "server.log").stat().st_size > 0
 
 
+def test_a_state_folder_that_cannot_be_made_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "saa").write_text("in the way")
+    code = "from pathlib import Path; from flows.runtime import prepare_prefect; prepare_prefect(Path('r'))"
+    done = child(code, tmp_path)
+    assert "StoreError" in done.stderr
+    assert "PREFECT_HOME names another" in done.stderr
+
+
 def test_the_users_server_stays(tmp_path: Path) -> None:
     code = (
         "import os; from pathlib import Path; from flows.runtime import prepare_prefect;"
