@@ -135,7 +135,7 @@ class _Run:
             self.calls += outcome["calls"]
             self.unknown_words.update(outcome["unknown_words"])
             refused.update(outcome["refused"])
-            advance("writing masks", number, len(futures))
+            advance("writing masks", min(number * self.settings.batch_size, len(refs)), len(refs))
         return [ref for ref in refs if ref.names[0] not in refused]
 
     def _submit_decision(

@@ -98,7 +98,10 @@ def _start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "flows.api_server", str(port)]
     with log.open("ab") as written:
         # The pipe is never written to: it closes when this process ends, however it ends, and the server with it.
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment)
+        # In a session of its own, or the terminal's Ctrl-C would end it before the flow that still talks to it.
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=written, stderr=written, env=environment, start_new_session=True
+        )
     atexit.register(_stop, server)
     return server
 

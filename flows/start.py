@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from flows.progress import advance
 from flows.runs import LabelRequest, RunSummary, finished_summary, run_id
 from flows.runtime import prepare_prefect
 from integrations.catalog import Catalog
@@ -26,9 +27,15 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
         run = run_id(request, images, settings.max_pixels)
         summary = finished_summary(request, settings, run, catalog)
     if summary is not None:
-        return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+        return _timed(summary, started)
+    advance("starting Prefect", 0, 1)
     wait_for_api = prepare_prefect(settings.workspace.absolute() / "prefect")
     from flows.label import run_label_flow
 
     wait_for_api()
-    return run_label_flow(request, settings.workers)
+    advance("starting Prefect", 1, 1)
+    return _timed(run_label_flow(request, settings.workers), started)
+
+
+def _timed(summary: RunSummary, started: float) -> RunSummary:
+    return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})

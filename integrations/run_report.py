@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from integrations.catalog import Catalog, RunImage, RunRecord
+from integrations.catalog.records import now
 from integrations.formats.mvtec import read_mask
 from integrations.image_sets import read_bytes
 from integrations.outputs import ImageRecord, RegionRecord, read_records, read_run
@@ -73,7 +74,7 @@ def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figure
         unknown_words=tuple(said["unknown_words"]),
         notes=tuple(said["notes"]),
         figures=figures,
-        finished=record.finished,
+        finished=record.finished or now(),
     )
 
 

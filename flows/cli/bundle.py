@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.common import JsonOption, WorkspaceOption, console, print_json, say
+from flows.cli.common import JsonOption, WorkspaceOption, answer, print_json, say
 
 if TYPE_CHECKING:
     from integrations.catalog import Catalog
@@ -43,7 +43,7 @@ def list_(
     table = Table("name", "id", "product", "state", "phrases")
     for row in rows:
         table.add_row(row["name"], row["id"], row["product"], row["state"], ", ".join(row["phrases"]))
-    console.print(table)
+    answer(table)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flows.progress import watched_by
 
 console = Console(stderr=True)
-"""Everything for a person goes to stderr, so that stdout holds the JSON object alone."""
+"""Progress, warnings and errors; the answer itself goes to stdout."""
 
 
 class Exit(IntEnum):
@@ -81,6 +81,11 @@ def print_json(content: Mapping[str, Any]) -> None:
 def say(text: str, style: str | None = None) -> None:
     """A line for the person, on stderr; brackets in file names are text, not markup."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def answer(*parts: Any) -> None:
+    """A line or a table of the answer, on stdout, for whoever did not ask for JSON."""
+    Console().print(*parts, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import JsonOption, print_json, progress, say
+from flows.cli.common import JsonOption, answer, print_json, progress
 
 
 def demo(
@@ -31,7 +31,7 @@ def demo(
         return
     figures = ("max_f1_pixel", "image_auroc", "region_f1")
     for name, row in {**result["classes"], "mean": result["mean"]}.items():
-        say(f"{name:>8}  " + "  ".join(f"{figure.replace('_', ' ')} {row[figure]:.2f}" for figure in figures))
-    say(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
+        answer(f"{name:>8}  " + "  ".join(f"{figure.replace('_', ' ')} {row[figure]:.2f}" for figure in figures))
+    answer(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
     for path in result["reports"]:
-        say(f"report: {path}")
+        answer(f"report: {path}")

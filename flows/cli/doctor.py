@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.cli.common import Exit, JsonOption, WorkspaceOption, console, print_json
+from flows.cli.common import Exit, JsonOption, WorkspaceOption, answer, print_json
 
 if TYPE_CHECKING:
     from flows.doctor import Check
@@ -38,4 +38,4 @@ def _table(found: list[Check]) -> None:
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
     for check in found:
         table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.detail, check.advice)
-    console.print(table)
+    answer(table)

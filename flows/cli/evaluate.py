@@ -16,7 +16,7 @@ from flows.cli.common import (
     ProfileOption,
     PromptName,
     WorkspaceOption,
-    console,
+    answer,
     print_json,
     progress,
     say,
@@ -25,7 +25,8 @@ from flows.cli.common import (
 
 def evaluate(
     dataset: Annotated[
-        Path, typer.Argument(help="A folder in MVTec layout, at any depth: <class>/test/<defect|good>, ground_truth.")
+        Path,
+        typer.Argument(help="A folder in MVTec layout, at any depth: CLASS/test/DEFECT, CLASS/ground_truth."),
     ],
     models: ModelsOption = Models.WEIGHT_FREE,
     profile: ProfileOption = None,
@@ -80,7 +81,7 @@ def _table(content: dict[str, Any]) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for name, row in {**content["classes"], "mean": content["mean"]}.items():
         table.add_row(name, *(_cell(row[column]) for column in _COLUMNS))
-    console.print(table)
+    answer(table)
 
 
 def _cell(value: float | None) -> str:

@@ -14,6 +14,7 @@ from flows.cli.common import (
     ModelsOption,
     ProfileOption,
     WorkspaceOption,
+    answer,
     print_json,
     progress,
     say,
@@ -45,7 +46,10 @@ def label(
     from flows.runs import LabelRequest
     from flows.start import start
     from integrations.settings import Settings
+    from saa_core.errors import SettingsError
 
+    if not product.strip():
+        raise SettingsError("--product", "needs a name")
     settings = Settings.load(workspace=workspace)
     with catalog_to_read(settings) as catalog:
         chosen = bundle_for_product(bundle, product, profile.value if profile else None, catalog)
@@ -65,18 +69,23 @@ def label(
 
 def tell(summary: RunSummary, as_json: bool) -> None:
     """Print a run's summary and end with its exit code."""
-    if as_json:
-        print_json(summary.model_dump())
-    say(f"{summary.sentence()} in {summary.seconds:.1f} s, {summary.model_calls} model calls (run {summary.run})")
-    say(f"models: {', '.join(summary.models.values())} - weight-free, not GroundingDINO or SAM")
-    for note in summary.notes:
-        say(note)
-    if summary.unknown_words:
-        say(f"words no model could use: {', '.join(summary.unknown_words)}")
     for name, reason in summary.refused[:10]:
         say(f"quarantined: {name}: {reason}", style="yellow")
     if len(summary.refused) > 10:
         say(f"... and {len(summary.refused) - 10} more, see the report", style="yellow")
-    say(f"report: {summary.report}")
+    if as_json:
+        print_json(summary.model_dump())
+    else:
+        _sentences(summary)
     if not summary.whole:
         raise typer.Exit(Exit.PARTLY)
+
+
+def _sentences(summary: RunSummary) -> None:
+    answer(f"{summary.sentence()} in {summary.seconds:.1f} s, {summary.model_calls} model calls (run {summary.run})")
+    answer(f"models: {', '.join(summary.models.values())} - weight-free, not GroundingDINO or SAM")
+    for note in summary.notes:
+        answer(note)
+    if summary.unknown_words:
+        answer(f"words no model could use: {', '.join(summary.unknown_words)}")
+    answer(f"report: {summary.report}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import JsonOption, WorkspaceOption, print_json, say
+from flows.cli.common import JsonOption, WorkspaceOption, answer, print_json
 from saa_core.errors import StoreError
 
 
@@ -31,4 +31,5 @@ def report(
         path = report_run(record.id, catalog, settings)
     if as_json:
         print_json({"run": record.id, "report": str(path), "contact_sheet": str(path.with_name("contact_sheet.png"))})
-    say(f"report: {path}")
+    else:
+        answer(f"report: {path}")

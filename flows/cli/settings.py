@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.cli.common import JsonOption, WorkspaceOption, console, print_json
+from flows.cli.common import JsonOption, WorkspaceOption, answer, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Settings.")
 
@@ -31,4 +31,4 @@ def show(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None
     table = Table("setting", "value", "source")
     for item in values:
         table.add_row(item.name, item.value, item.source)
-    console.print(table, markup=False)
+    answer(table)

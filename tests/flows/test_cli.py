@@ -54,9 +54,9 @@ def test_label_prints_the_summary_and_nothing_else(photographs: Photographs, tmp
     )
     assert summary["models"] == {"generator": "lexical", "refiner": "contour", "features": "filter-bank"}
     told = run("label", tmp_path / "photos", "--product", "plate", "--workspace", tmp_path / "w")
-    assert told.stdout == ""
-    assert "not GroundingDINO or SAM" in told.stderr
-    assert "0 model calls" in told.stderr
+    assert "not GroundingDINO or SAM" in told.stdout
+    assert "0 model calls" in told.stdout
+    assert summary["report"] in told.stdout
     again = as_json("report", "--run", summary["run"][:6], "--workspace", tmp_path / "w")
     assert again == {
         "run": summary["run"],
@@ -94,6 +94,12 @@ def test_wrong_usage_is_a_failure_and_not_work_done_in_part(
     assert fail(["bundle"], monkeypatch, capsys) == ""  # its help is on stdout
 
 
+def test_a_product_needs_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--product: needs a name" in fail(["label", tmp_path, "--product", " "], monkeypatch, capsys)
+
+
 def test_an_error_is_an_object_under_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +114,7 @@ class TestBundle:
     def test_list_knows_the_library(self, tmp_path: Path) -> None:
         rows = as_json("bundle", "list", "--workspace", tmp_path)["bundles"]
         assert {row["name"] for row in rows} == set(library.names())
-        assert "mvtec/bottle" in run("bundle", "list", "--product", "bottle", "--workspace", tmp_path).stderr
+        assert "mvtec/bottle" in run("bundle", "list", "--product", "bottle", "--workspace", tmp_path).stdout
 
     def test_looking_makes_no_workspace(self, tmp_path: Path) -> None:
         run("bundle", "list", "--workspace", tmp_path / "w")
@@ -161,7 +167,7 @@ class TestEvaluate:
         assert row["image_auroc"] > 0.9
         assert found["mean"]["max_f1_pixel"] == row["max_f1_pixel"]
         assert found["profile"] == "batch"
-        table = run("evaluate", dataset, "--workspace", tmp_path / "w").stderr
+        table = run("evaluate", dataset, "--workspace", tmp_path / "w").stdout
         assert "plate" in table
         assert "mean" in table
 
@@ -200,7 +206,7 @@ def test_doctor(tmp_path: Path) -> None:
     assert found["weight-free models"]["state"] == "ok"
     assert found["prefect"]["state"] == "ok"
     assert not (tmp_path / "w").exists()
-    assert "weight-free models" in run("doctor", "--workspace", tmp_path / "w").stderr
+    assert "weight-free models" in run("doctor", "--workspace", tmp_path / "w").stdout
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -215,12 +221,12 @@ def test_demo_labels_measures_and_reports(tmp_path: Path) -> None:
         assert path.with_name("contact_sheet.png").is_file()
     assert [run["images"]["labelled"] for run in found["runs"]] == [16, 16, 16]
     told = run("demo", "--out", tmp_path / "demo")
-    assert "max f1 pixel" in told.stderr
-    assert "not GroundingDINO or SAM" in told.stderr
+    assert "max f1 pixel" in told.stdout
+    assert "not GroundingDINO or SAM" in told.stdout
 
 
 def test_config_as_a_table(tmp_path: Path) -> None:
-    assert "max_megapixels" in run("config", "show", "--workspace", tmp_path).stderr
+    assert "max_megapixels" in run("config", "show", "--workspace", tmp_path).stdout
 
 
 def test_doctor_says_what_is_broken(tmp_path: Path) -> None:
