@@ -117,8 +117,8 @@ def _evaluate_class(
         context = store.context(refs)
         for _ in pool.map(lambda ref: store.candidates(ref, bundle.texts, context), refs):
             pass
-        calm = store.calm(refs, bundle.texts, context)
-        results = pool.map(lambda pair: _judge(pair[0], store.decide(pair[1], bundle, context, calm)), good)
+        levels = store.levels(refs, bundle, context)
+        results = pool.map(lambda pair: _judge(pair[0], store.decide(pair[1], bundle, context, levels)), good)
         tally = ClassTally()
         for (item, _), (result, truth) in zip(good, results, strict=True):
             tally.update(result, truth, item.mask is not None)

@@ -31,7 +31,7 @@ from integrations.settings import Settings
 from saa_core.errors import StoreError
 from saa_core.models import build
 from saa_core.types import ImageRef
-from tasks.context import fit_context, fit_language
+from tasks.context import fit_context, fit_levels
 from tasks.decide import DecidedBatch, decide_and_write
 from tasks.propose import BatchOutcome, extract_features, propose_candidates
 from tasks.report import publish_summary, write_report
@@ -101,9 +101,9 @@ class _Run:
         context, calls = fit_context(_as_is(refs), self.request.workspace)
         self.calls += calls
         refs = self._propose(refs, phrases, context)
-        calm, calls = fit_language(_as_is(refs), phrases, context, self.request.workspace)
+        calm, floor, calls = fit_levels(_as_is(refs), _as_is(self.request.bundle), context, self.request.workspace)
         self.calls += calls
-        return self._decide(refs, context, calm)
+        return self._decide(refs, context, (calm, floor))
 
     def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
         futures = [
@@ -125,10 +125,10 @@ class _Run:
         """What every task that looks at images is told: id of the models, largest image, workspace."""
         return build(self.request.models).id, self.settings.max_pixels, self.request.workspace
 
-    def _decide(self, refs: list[ImageRef], context: str, calm: list[float]) -> list[ImageRef]:
+    def _decide(self, refs: list[ImageRef], context: str, levels: tuple[list[float], float]) -> list[ImageRef]:
         written = self._written(refs)
         batches = self._batches([ref for ref in refs if ref.key not in written])
-        futures = [self._submit_decision(number, batch, context, calm) for number, batch in enumerate(batches)]
+        futures = [self._submit_decision(number, batch, context, levels) for number, batch in enumerate(batches)]
         refused: set[str] = set()
         for number, future in enumerate(futures, start=1):
             outcome = future.result()
@@ -139,7 +139,7 @@ class _Run:
         return [ref for ref in refs if ref.names[0] not in refused]
 
     def _submit_decision(
-        self, number: int, batch: list[ImageRef], context: str, calm: list[float]
+        self, number: int, batch: list[ImageRef], context: str, levels: tuple[list[float], float]
     ) -> PrefectFuture[DecidedBatch]:
         return decide_and_write.submit(
             number,
@@ -148,7 +148,7 @@ class _Run:
             _as_is(self._names()),
             _as_is(self.request.bundle),
             context,
-            calm,
+            *levels,
             self.id,
             self.request.workspace,
         )

@@ -18,6 +18,7 @@ from saa_core.errors import StoreError
 
 _CLIENT = {
     "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # What a task raises ends the command with one line; Prefect would print it as well, three times with its stack.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     # Task logs go to the terminal; sending each line to a server that ends with the run only costs time.
@@ -37,7 +38,6 @@ _IDLE_SERVICES = (
 """Services of a Prefect server that watch deployments; a server that lives for one command has none."""
 
 _SERVER = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _IDLE_SERVICES},

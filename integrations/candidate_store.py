@@ -28,11 +28,12 @@ from integrations.blobs import BlobStore
 from integrations.image_sets import read_bytes
 from saa_core import __version__
 from saa_core.batch import BatchContext
+from saa_core.confidence import set_floor
 from saa_core.images import load_image
 from saa_core.language import calm_levels, peaks
 from saa_core.pipeline import SegmentAnyAnomaly, decide, prior_map, saliency_map
 from saa_core.prompts import PromptBundle, SaliencyPrompt
-from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, ImageRef
+from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, ImageRef, SetLevels
 
 Levels = NDArray[np.float32]
 
@@ -96,8 +97,17 @@ class CandidateStore:
         """Whether `candidates` would be answered without a model."""
         return self.blobs.has("candidates", self._candidates_key(ref, phrases, context))
 
-    def calm(self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext) -> Levels:
-        """The evidence of each phrase that calm images of the set show, float32 (P,); errors as in `features`."""
+    def levels(self, refs: Sequence[ImageRef], bundle: PromptBundle, context: SetContext) -> SetLevels:
+        """What a decision on each of the set's images takes from the set; errors as in `features`."""
+        calm, floor = self._calm(refs, bundle.texts, context), bundle.decision.region_floor
+        if not floor:
+            return SetLevels(calm, floor)
+        without = SetLevels(calm, 0.0)
+        decided = (self.decide(ref, bundle, context, without)[1] for ref in refs)
+        best = [max((region.confidence for region in result.regions), default=0.0) for result in decided]
+        return SetLevels(calm, set_floor(np.array(best), floor))
+
+    def _calm(self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext) -> Levels:
         key = _key(json.dumps(list(phrases)), self.method.id, context.key)
         stored = self._array("calm", key)
         if stored is not None:
@@ -107,11 +117,11 @@ class CandidateStore:
         return self._keep("calm", key, calm_levels(np.stack(seen)) if seen else np.zeros(len(phrases), np.float32))
 
     def decide(
-        self, ref: ImageRef, bundle: PromptBundle, context: SetContext, calm: Levels
+        self, ref: ImageRef, bundle: PromptBundle, context: SetContext, levels: SetLevels
     ) -> tuple[Candidates, AnomalyResult]:
-        """Eq. 4-9 for an image under a bundle, `calm` for the bundle's phrases; errors as in `features`."""
+        """Eq. 4-9 for an image under a bundle and its set's levels; errors as in `features`."""
         found = self.candidates(ref, bundle.texts, context)
-        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle, calm)
+        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle, levels)
 
     def image(self, ref: ImageRef) -> RGB:
         """Pixels of an image, uint8 (H, W, 3) RGB; errors as in `features`."""

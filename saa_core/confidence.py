@@ -55,6 +55,20 @@ def confidence(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores / (1 + scores)
 
 
+def set_floor(best: NDArray[np.float64], floor: float) -> float:
+    """The floor of a set: a bundle's own, lowered where a set has little contrast, so that its strangest tenth shows.
+
+    Args:
+        best: float64 (n,), confidence of each image's best region, 0 without one.
+        floor: The bundle's region floor, in [0, 1].
+
+    Returns:
+        The 90 % quantile of `best`, but at least half of `floor` and at most `floor`. Ours, not the paper's.
+    """
+    tenth = float(np.quantile(best, 0.9)) if best.size else floor
+    return min(max(tenth, floor / 2), floor)
+
+
 def suppress(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) -> NDArray[np.bool_]:
     """Greedy suppression of duplicates and of outlines inside outlines, which IoU would leave.
 

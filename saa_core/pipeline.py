@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,9 @@ from saa_core.generators.base import RegionGenerator
 from saa_core.language import fuse
 from saa_core.maps import resize
 from saa_core.masks import Rle
-from saa_core.prompts import PromptBundle, SaliencyPrompt
+from saa_core.prompts import ConfidencePrompt, PromptBundle, SaliencyPrompt
 from saa_core.refiners.base import RegionRefiner
-from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, Region
+from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, Region, SetLevels
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ def decide(
     candidates: Candidates,
     context: FloatMap,
     bundle: PromptBundle,
-    calm: NDArray[np.floating[Any]] | None = None,
+    levels: SetLevels | None = None,
 ) -> AnomalyResult:
     """Eq. 4 and 6-9: which candidates are defects, and the anomaly map.
 
@@ -134,8 +133,7 @@ def decide(
         candidates: What `propose` gave, for at least the bundle's phrases.
         context: The saliency map s of Eq. 5, float32 (h, w).
         bundle: The prompts.
-        calm: The candidates' phrases' `language.calm_levels` in the set, (P,), for the dense map; None takes each
-            image's own level.
+        levels: What the image's set says; None takes the image's own evidence and the bundle's region floor.
 
     Returns:
         Map and regions. No candidate, no object, a constant map: all have a result, an empty one.
@@ -151,9 +149,10 @@ def decide(
     salient = _region_saliency(kept, context, size, bundle)
     prompt = saliency.saliency_prompt(salient, bundle.saliency.gain)
     scores = saliency.rescore(language[rows].max(axis=1, initial=0), prompt)
-    chosen = _choose(rows, kept, scores, bundle, removed)
+    floor = bundle.decision.region_floor if levels is None else levels.floor
+    chosen = _choose(rows, kept, scores, bundle.confidence, floor, removed)
     regions = tuple(_region(candidates, language, rows[i], scores[i], salient[i], bundle) for i in chosen)
-    area, bounded = _map(candidates, context, regions, bundle, calm)
+    area, bounded = _map(candidates, context, regions, bundle, levels)
     result = AnomalyResult(candidates.image, bundle.id, area, bounded, 0.0, regions, removed)
     return replace(result, score=image_score(result.heat()))
 
@@ -228,10 +227,14 @@ def _inside(candidates: Candidates) -> NDArray[np.float64]:
 
 
 def _choose(
-    rows: NDArray[np.intp], kept: list[Rle], scores: NDArray[np.float64], bundle: PromptBundle, removed: dict[int, str]
+    rows: NDArray[np.intp],
+    kept: list[Rle],
+    scores: NDArray[np.float64],
+    prompt: ConfidencePrompt,
+    floor: float,
+    removed: dict[int, str],
 ) -> NDArray[np.intp]:
     """Suppression, Eq. 8 and the region floor; what falls is written into `removed`. Returns positions, best first."""
-    prompt, floor = bundle.confidence, bundle.decision.region_floor
     unique = confidence.suppress(kept, scores, prompt.suppression)
     double = f"shares more than {prompt.suppression:g} of the smaller one with a better region"
     removed.update(dict.fromkeys(rows[~unique].tolist(), double))
@@ -272,7 +275,7 @@ def _map(
     context: FloatMap,
     regions: Sequence[Region],
     bundle: PromptBundle,
-    calm: NDArray[np.floating[Any]] | None,
+    levels: SetLevels | None,
 ) -> tuple[FloatMap, bool]:
     """Eq. 9 or the dense map, and whether it is bounded by 1."""
     form = bundle.confidence.map
@@ -282,7 +285,9 @@ def _map(
             return context, True
         weights = np.array([phrase.weight for phrase in bundle.phrases], np.float32)
         columns = _columns(candidates, bundle)
-        return fuse(context, candidates.evidence[columns], weights, None if calm is None else calm[columns]), True
+        return fuse(
+            context, candidates.evidence[columns], weights, None if levels is None else levels.calm[columns]
+        ), True
     scores = np.array([region.score for region in regions])
     size = candidates.height, candidates.width
     return confidence.anomaly_map([region.mask for region in regions], scores, size, form), False

@@ -83,6 +83,19 @@ class Candidates:
         return len(self.masks)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SetLevels:
+    """What the decision on an image takes from the set it belongs to.
+
+    Attributes:
+        calm: float32 (P,), the evidence of each of the candidates' phrases that calm images of the set show.
+        floor: Regions of less confidence are not shown, in [0, 1].
+    """
+
+    calm: NDArray[np.float32]
+    floor: float
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A region that survived the decision.

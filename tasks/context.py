@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from saa_core.prompts import PromptBundle
 from saa_core.types import ImageRef
 from tasks.workbench import context_at, store_at
 
@@ -16,9 +17,11 @@ def fit_context(refs: list[ImageRef], workspace: str) -> tuple[str, int]:
     return store.context(refs).key, store.method.calls
 
 
-@task(name="fit-language", cache_policy=NO_CACHE)
-def fit_language(refs: list[ImageRef], phrases: list[str], context: str, workspace: str) -> tuple[list[float], int]:
-    """The evidence of each phrase that calm images of the set show, and the model calls it took (lost candidates)."""
+@task(name="fit-levels", cache_policy=NO_CACHE)
+def fit_levels(
+    refs: list[ImageRef], bundle: PromptBundle, context: str, workspace: str
+) -> tuple[list[float], float, int]:
+    """What the set says of its images, `SetLevels` as plain values, and the model calls it took (lost candidates)."""
     store = store_at(workspace)
-    levels = store.calm(refs, phrases, context_at(workspace, context))
-    return levels.tolist(), store.method.calls
+    levels = store.levels(refs, bundle, context_at(workspace, context))
+    return levels.calm.tolist(), levels.floor, store.method.calls

@@ -13,7 +13,7 @@ from integrations.outputs import RunFolder
 from integrations.settings import Settings
 from saa_core.errors import ImageError
 from saa_core.prompts import PromptBundle
-from saa_core.types import AnomalyResult, Candidates, ImageRef
+from saa_core.types import AnomalyResult, Candidates, ImageRef, SetLevels
 from tasks.workbench import context_at, store_at
 
 
@@ -34,6 +34,7 @@ def decide_and_write(
     bundle: PromptBundle,
     context: str,
     calm: list[float],
+    floor: float,
     run_id: str,
     workspace: str,
 ) -> DecidedBatch:
@@ -46,13 +47,14 @@ def decide_and_write(
         names: Every file name of the set: they decide how the outputs are called.
         bundle: The prompts.
         context: Key of the set's context.
-        calm: The set's evidence for each phrase, see `fit_language`.
+        calm: The set's evidence for each phrase, see `SetLevels`.
+        floor: The set's region floor.
         run_id: The run that the images belong to.
         workspace: Where everything is.
     """
     settings = Settings.load(workspace=workspace)
     store, held = store_at(workspace), context_at(workspace, context)
-    folder, levels = RunFolder(settings.runs / run_id, names), np.array(calm, np.float32)
+    folder, levels = RunFolder(settings.runs / run_id, names), SetLevels(np.array(calm, np.float32), floor)
     rows: list[RunImage] = []
     unknown: set[str] = set()
     for ref in refs:

@@ -33,9 +33,12 @@ def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
 def _table(found: list[Check]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("what", "state", "detail", "to do")
+    table = Table("what", "state")
+    table.add_column("detail", overflow="fold")
+    table.add_column("to do", overflow="fold")
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
     for check in found:
-        table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.detail, check.advice)
+        table.add_row(check.name, Text(check.state, colours[check.state]), Text(check.detail), Text(check.advice))
     answer(table)

@@ -248,3 +248,27 @@ def test_killed_at_any_moment_it_goes_on(photographs: Photographs, tmp_path: Pat
     for kind in ("maps", "masks"):
         for path in sorted((whole.runs / expected.run / kind).glob("*.png")):
             assert path.read_bytes() == (workspace / "runs" / summary["run"] / kind / path.name).read_bytes()
+
+
+def test_interrupted_it_ends_at_once_and_says_how_to_go_on(photographs: Photographs, tmp_path: Path) -> None:
+    folder, workspace = photographs(24), tmp_path / "interrupted"
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "label", str(folder), "--product", "plate"]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**bare, "SAA_BATCH_SIZE": "2", "SAA_WORKERS": "1", "XDG_STATE_HOME": str(tmp_path / "state")}
+    process = subprocess.Popen(
+        [*command, "--workspace", str(workspace)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    features = workspace / "blobs" / "features"
+    while process.poll() is None and sum(path.is_file() for path in features.rglob("*")) < 4:
+        time.sleep(0.01)
+    # As a terminal does: to every process of the foreground group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said

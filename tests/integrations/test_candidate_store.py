@@ -41,8 +41,8 @@ def store(folder: Path) -> CandidateStore:
 
 def decide_all(held: CandidateStore, refs: Sequence[ImageRef], bundle: PromptBundle) -> list[bytes]:
     context = held.context(refs)
-    calm = held.calm(refs, bundle.texts, context)
-    results = [held.decide(ref, bundle, context, calm)[1] for ref in refs]
+    levels = held.levels(refs, bundle, context)
+    results = [held.decide(ref, bundle, context, levels)[1] for ref in refs]
     return [result.map.tobytes() + str(result.regions).encode() for result in results]
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from saa_core import masks
-from saa_core.confidence import anomaly_map, confidence, suppress, top_k
+from saa_core.confidence import anomaly_map, confidence, set_floor, suppress, top_k
 
 Bools = NDArray[np.bool_]
 Scored = tuple[list[Bools], list[float]]
@@ -116,3 +116,20 @@ def test_a_suppressed_region_suppresses_nothing() -> None:
     assert suppress(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [True, False, True]
     assert suppress(chain, np.array([0.8, 0.9, 0.7]), 0.4).tolist() == [False, True, False]
     assert suppress(chain, np.array([0.9, 0.8, 0.7]), 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("best", "floor"),
+    [
+        ([0.9] * 10, 0.3),  # enough stands out: the bundle's own floor
+        ([0.2] * 8 + [0.25] * 2, 0.25),  # little contrast: the strangest tenth shows
+        ([0.01] * 10, 0.15),  # nothing stands out: half of the bundle's floor holds
+        ([], 0.3),
+    ],
+)
+def test_the_floor_of_a_set(best: list[float], floor: float) -> None:
+    assert set_floor(np.array(best), 0.3) == pytest.approx(floor)
+
+
+def test_a_floor_of_zero_stays_zero() -> None:
+    assert set_floor(np.array([0.5, 0.1]), 0.0) == 0

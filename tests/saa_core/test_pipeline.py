@@ -15,7 +15,7 @@ from saa_core.masks import Rle
 from saa_core.pipeline import SegmentAnyAnomaly, decide, phrase_scores, saliency_map
 from saa_core.prompts import PromptBundle
 from saa_core.refiners.base import Refined
-from saa_core.types import RGB, Candidates, FloatMap
+from saa_core.types import RGB, Candidates, FloatMap, SetLevels
 
 SIZE = (10, 10)
 DOUBLE = math.log(2)
@@ -189,6 +189,11 @@ class TestBatch:
         result = decide(found, constant(0), bundle("batch", decision={"region_floor": 0.2}))
         assert [region.candidate for region in result.regions] == [0]
         assert result.removed[1] == "confidence 0.091 under 0.2"
+
+    def test_the_sets_floor_counts(self) -> None:
+        found = candidates([(0, 0, 4, 4), (5, 5, 7, 7)], [(0.5, 0.0), (0.1, 0.0)])
+        levels = SetLevels(np.zeros(2, np.float32), 0.05)
+        assert len(decide(found, constant(0), bundle("batch"), levels).regions) == 2
 
     def test_without_saliency_the_map_comes_from_regions(self) -> None:
         result = decide(candidates([(0, 0, 2, 2)], [(0.5, 0.0)]), constant(0.9), bundle("batch").without("saliency"))
