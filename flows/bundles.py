@@ -33,6 +33,7 @@ def bundle_for_product(name: str | None, product: str, profile: Profile | None, 
     elif "/" in name or name in library.names():
         found = library.load(name)
     else:
+        _refuse_half_a_name(name)
         found = catalog.bundle(name)
     return found if profile is None else found.with_profile(profile)
 
@@ -75,6 +76,13 @@ def read_file(path: Path) -> dict[str, PromptBundle]:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(str(path), f"cannot be read: {error}") from error
     return library.read_bundles(text, str(path))
+
+
+def _refuse_half_a_name(name: str) -> None:
+    """A class or a part of the library alone is no bundle: say which whole names it may mean."""
+    meant = [known for known in library.names() if name in known.split("/")]
+    if meant:
+        raise BundleError(name, f"not a bundle by itself; did you mean {' or '.join(meant[:3])}?")
 
 
 def _pick(found: dict[str, PromptBundle], product: str, name: str) -> PromptBundle:

@@ -62,6 +62,7 @@ class RunSummary(BaseModel):
 
     run: str
     product: str
+    lot: str | None = None
     bundle: str
     profile: str
     models: dict[str, str]
@@ -139,6 +140,7 @@ def summarise(
     return RunSummary(
         run=run,
         product=request.product,
+        lot=request.lot,
         bundle=request.bundle.id,
         profile=request.bundle.profile,
         models=build(request.models).models,

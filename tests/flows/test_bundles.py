@@ -56,3 +56,9 @@ def test_classes_take_their_part_of_the_library(catalog: Catalog) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be read"):
         read_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("half", "whole"), [("bottle", "mvtec/bottle"), ("visa", "visa/candle")])
+def test_half_a_library_name_says_the_whole_one(catalog: Catalog, half: str, whole: str) -> None:
+    with pytest.raises(BundleError, match=whole):
+        bundle_for_product(half, "cup", None, catalog)
