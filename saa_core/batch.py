@@ -92,11 +92,6 @@ class BatchContext:
         views = (FittedView.fit(view, _stack(cells), layout) for view, *cells in zip(settings, *samples, strict=True))
         return cls(chosen, tuple(views), level, _calm_peak(np.stack(peaks), np.stack(medians), level))
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything that it knows, hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
     def saliency(self, key: str, features: FloatMap) -> Saliency:
         """How an image differs from the set, itself left out.
 
