@@ -31,7 +31,7 @@ from saa_core.batch import BatchContext
 from saa_core.confidence import set_floor
 from saa_core.images import load_image
 from saa_core.language import calm_levels, peaks
-from saa_core.pipeline import SegmentAnyAnomaly, decide, prior_map, saliency_map
+from saa_core.pipeline import SegmentAnyAnomaly, best_confidence, decide, prior_map, saliency_map
 from saa_core.prompts import PromptBundle, SaliencyPrompt
 from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, ImageRef, SetLevels
 
@@ -102,9 +102,7 @@ class CandidateStore:
         calm, floor = self._calm(refs, bundle.texts, context), bundle.decision.region_floor
         if not floor:
             return SetLevels(calm, floor)
-        without = SetLevels(calm, 0.0)
-        decided = (self.decide(ref, bundle, context, without)[1] for ref in refs)
-        best = [max((region.confidence for region in result.regions), default=0.0) for result in decided]
+        best = [best_confidence(*self._decidable(ref, bundle, context), bundle) for ref in refs]
         return SetLevels(calm, set_floor(np.array(best), floor))
 
     def _calm(self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext) -> Levels:
@@ -120,8 +118,13 @@ class CandidateStore:
         self, ref: ImageRef, bundle: PromptBundle, context: SetContext, levels: SetLevels
     ) -> tuple[Candidates, AnomalyResult]:
         """Eq. 4-9 for an image under a bundle and its set's levels; errors as in `features`."""
+        found, saliency = self._decidable(ref, bundle, context)
+        return found, decide(found, saliency, bundle, levels)
+
+    def _decidable(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> tuple[Candidates, FloatMap]:
+        """What a decision on an image reads: its candidates and its saliency map."""
         found = self.candidates(ref, bundle.texts, context)
-        return found, decide(found, self._saliency(ref, found, bundle.saliency, context), bundle, levels)
+        return found, self._saliency(ref, found, bundle.saliency, context)
 
     def image(self, ref: ImageRef) -> RGB:
         """Pixels of an image, uint8 (H, W, 3) RGB; errors as in `features`."""

@@ -141,6 +141,26 @@ def decide(
     Raises:
         ValueError: The bundle has a phrase that the candidates were not proposed for.
     """
+    floor = bundle.decision.region_floor if levels is None else levels.floor
+    regions, removed = _regions(candidates, context, bundle, floor)
+    area, bounded = _map(candidates, context, regions, bundle, levels)
+    result = AnomalyResult(candidates.image, bundle.id, area, bounded, 0.0, regions, removed)
+    return replace(result, score=image_score(result.heat()))
+
+
+def best_confidence(candidates: Candidates, context: FloatMap, bundle: PromptBundle) -> float:
+    """Confidence in [0, 1] of the best region that `decide` finds with no region floor, 0 without one; no map is made.
+
+    Args and errors as in `decide`.
+    """
+    regions, _ = _regions(candidates, context, bundle, 0.0)
+    return regions[0].confidence if regions else 0.0
+
+
+def _regions(
+    candidates: Candidates, context: FloatMap, bundle: PromptBundle, floor: float
+) -> tuple[tuple[Region, ...], dict[int, str]]:
+    """Eq. 4 and 6-8: the regions, best first, and the rule that removed each other candidate."""
     size = candidates.height, candidates.width
     language = phrase_scores(candidates, bundle)
     removed = _filter(candidates, language.max(axis=1, initial=0), bundle)
@@ -149,12 +169,9 @@ def decide(
     salient = _region_saliency(kept, context, size, bundle)
     prompt = saliency.saliency_prompt(salient, bundle.saliency.gain)
     scores = saliency.rescore(language[rows].max(axis=1, initial=0), prompt)
-    floor = bundle.decision.region_floor if levels is None else levels.floor
     chosen = _choose(rows, kept, scores, bundle.confidence, floor, removed)
     regions = tuple(_region(candidates, language, rows[i], scores[i], salient[i], bundle) for i in chosen)
-    area, bounded = _map(candidates, context, regions, bundle, levels)
-    result = AnomalyResult(candidates.image, bundle.id, area, bounded, 0.0, regions, removed)
-    return replace(result, score=image_score(result.heat()))
+    return regions, removed
 
 
 def phrase_scores(candidates: Candidates, bundle: PromptBundle) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from saa_core import masks
 from saa_core.generators.base import Proposals
 from saa_core.masks import Rle
-from saa_core.pipeline import SegmentAnyAnomaly, decide, phrase_scores, saliency_map
+from saa_core.pipeline import SegmentAnyAnomaly, best_confidence, decide, phrase_scores, saliency_map
 from saa_core.prompts import PromptBundle
 from saa_core.refiners.base import Refined
 from saa_core.types import RGB, Candidates, FloatMap, SetLevels
@@ -189,6 +189,13 @@ class TestBatch:
         result = decide(found, constant(0), bundle("batch", decision={"region_floor": 0.2}))
         assert [region.candidate for region in result.regions] == [0]
         assert result.removed[1] == "confidence 0.091 under 0.2"
+
+    @pytest.mark.parametrize("scores", [[], [(0.5, 0.0)], [(0.1, 0.0), (0.02, 0.3)]])
+    def test_the_best_confidence_is_that_of_decide_without_a_floor(self, scores: list[tuple[float, float]]) -> None:
+        found = candidates([(0, 0, 4, 4), (5, 5, 7, 7)][: len(scores)], scores)
+        open_floor = decide(found, constant(0.2), bundle("batch", decision={"region_floor": 0}))
+        expected = max((region.confidence for region in open_floor.regions), default=0.0)
+        assert best_confidence(found, constant(0.2), bundle("batch")) == expected
 
     def test_the_sets_floor_counts(self) -> None:
         found = candidates([(0, 0, 4, 4), (5, 5, 7, 7)], [(0.5, 0.0), (0.1, 0.0)])
