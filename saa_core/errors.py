@@ -7,6 +7,9 @@ SaaError
 ├── DatasetError  a folder, glob or list that holds no usable image set
 ├── StoreError    the workspace, its catalog or a stored file cannot be used
 ├── SettingsError a setting that is unknown or has a bad value
+├── ReviewError   an expert's review that cannot be used; the others go on
+├── ServiceError  a service that does not answer, refuses, or answers something else than agreed
+│   └── AnswerLostError  a write was sent and its answer never came: it may have been done or not
 └── MetricError   scores or masks that a metric is not defined for
 """
 
@@ -60,3 +63,28 @@ class StoreError(_NamedError):
 
 class SettingsError(_NamedError):
     """A setting that is unknown or has a bad value."""
+
+
+class ReviewError(_NamedError):
+    """An expert's review that cannot be used."""
+
+
+class ServiceError(_NamedError):
+    """A service that does not answer, refuses, or answers something else than agreed.
+
+    Args:
+        name: The service as the user knows it: its URL, without secrets.
+        reason: What is wrong and what to do, as one line.
+        status: Status code of its answer; None when there was none.
+    """
+
+    def __init__(self, name: str, reason: str, status: int | None = None) -> None:
+        super().__init__(name, reason)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[str, str, int | None]]:  # type: ignore[override]
+        return type(self), (self.name, self.reason, self.status)
+
+
+class AnswerLostError(ServiceError):
+    """A write was sent and no whole answer came: it may have been done or not."""
