@@ -5,13 +5,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := flows tasks integrations saa_core
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 # An install is good for as long as what it was made from is the same: these two files, in this folder.
 # The stamps of another state go before an install starts, so an interrupted one is never taken for a finished one.
 STAMP := .venv/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | cut -d ' ' -f 1)
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo test setup check clean
+.PHONY: help demo test setup check browser clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile
@@ -19,7 +20,7 @@ help: ## list the targets
 demo: $(STAMP)-base ## the whole loop on a made product, about a minute after the first install
 	$(BIN)/saa demo
 
-test: check ## check, then the whole test suite with its coverage limits
+test: check browser ## check, then the whole test suite with its coverage limits
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
 	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
@@ -29,6 +30,15 @@ check: $(STAMP)-test ## lint, types and import directions
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+# Tests drive Label Studio's editor in a browser; root on Debian gets one, others are told.
+browser:
+	@for name in $(BROWSERS); do ! command -v $$name >/dev/null || exit 0; done; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium (once) ..."; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && exit 0; \
+	  fi; \
+	  echo "No browser found: the tests that need one will be skipped; install Chromium to run them." >&2
 
 setup: $(STAMP)-foundation ## install everything for development: extras foundation and test
 

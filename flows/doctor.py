@@ -13,12 +13,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flows.bundles import catalog_to_read
+from integrations.label_studio.client import Client
+from integrations.label_studio.connection import connection
+from integrations.label_studio.lifecycle import home_in, running
+from integrations.label_studio.push import remembered_project
+from integrations.label_studio.served import serves_images
 from integrations.settings import Settings
 from saa_core.errors import SaaError
 
 State = Literal["ok", "absent", "broken"]
 
 _FOUNDATION = ("torch", "torchvision", "groundingdino-py", "segment-anything", "timm", "transformers")
+
+
+_SECONDS = 10.0
+"""Patience with a server."""
+
+_SERVER_ADVICE = "see the reason; SAA_LABEL_STUDIO_URL and SAA_LABEL_STUDIO_TOKEN name the server"
 
 
 class Check(NamedTuple):
@@ -40,6 +51,7 @@ def checks(settings: Settings) -> list[Check]:
         _package("prefect", ("prefect",), "install the pinned packages again"),
         _attempt("prefect's API", _prefect_api, "start that server, or unset PREFECT_API_URL: saa then brings its own"),
         _package("label studio client", ("label-studio-sdk",), "install the pinned packages again"),
+        _label_studio(settings),
         _package("fiftyone", ("fiftyone",), "install the pinned packages again"),
         _package("foundation models' packages", _FOUNDATION, "`make setup` installs them"),
     ]
@@ -80,6 +92,31 @@ def _prefect_api() -> str:
         return "saa brings its own for as long as a command lasts"
     with urllib.request.urlopen(f"{url}/health", timeout=5):
         return f"{url} answers"
+
+
+def _label_studio(settings: Settings) -> Check:
+    name = "label studio server"
+    try:
+        if not (settings.label_studio_url or settings.label_studio_token or running(home_in(settings.workspace))):
+            advice = "`saa services up label-studio`, or set SAA_LABEL_STUDIO_URL and SAA_LABEL_STUDIO_TOKEN"
+            return Check(name, "absent", "none is set up, and none of this workspace runs", advice)
+    except SaaError as error:
+        return Check(name, "broken", str(error), _SERVER_ADVICE)
+    return _attempt(name, lambda: _label_studio_answers(settings), _SERVER_ADVICE)
+
+
+def _label_studio_answers(settings: Settings) -> str:
+    found = connection(settings)
+    with Client(found.url, found.token.get_secret_value(), timeout=_SECONDS) as client:
+        user, release = client.whoami()["email"], client.get("/api/version")["release"]
+        return f"Label Studio {release} at {client.url} accepts us as {user}; {_images_are_served(client, settings)}"
+
+
+def _images_are_served(client: Client, settings: Settings) -> str:
+    with catalog_to_read(settings) as catalog:
+        run = catalog.latest_run(state="done")
+        project = remembered_project(catalog, run.product, client) if run else None
+    return "nothing was pushed yet" if project is None else serves_images(client, project)
 
 
 def _package(name: str, packages: tuple[str, ...], advice: str) -> Check:

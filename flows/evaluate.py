@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from flows.progress import advance
 from flows.runtime import one_thread_each
 from integrations.candidate_store import CandidateStore
 from integrations.formats.mvtec import MvtecClass, MvtecItem, read_mask, read_mvtec
@@ -27,6 +26,7 @@ from saa_core.maps import resize
 from saa_core.metrics import PixelCounts, RegionCounts, image_auroc, regions
 from saa_core.prompts import PromptBundle
 from saa_core.types import AnomalyResult, BoolMask, Candidates, ImageRef
+from tasks.progress import advance
 
 SIDE = 400
 """Pixels a side at which maps and masks are compared (arXiv 2305.10724)."""

@@ -16,23 +16,21 @@ from typing import Any, TypeVar, cast
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from flows.progress import advance
 from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
-from flows.runtime import one_thread_each
+from flows.runtime import one_thread_each, result_of
 from integrations.catalog import Catalog, RunImage
 from integrations.image_sets import ImageSet
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
-from saa_core.errors import StoreError
 from saa_core.models import build
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_levels
 from tasks.decide import DecidedBatch, decide_and_write
+from tasks.progress import advance
 from tasks.propose import BatchOutcome, extract_features, propose_candidates
 from tasks.report import publish_summary, write_report
 from tasks.scan import scan_images
@@ -65,14 +63,8 @@ def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
         SaaError: What the flow raised, or that Prefect's API does not answer.
     """
     runner: Any = ThreadPoolTaskRunner(max_workers=workers)
-    # Heartbeats tell a server of flows that died with their worker; they cost the end of a flow a second, and whoever
-    # started this one sees it end.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        try:
-            state: State[Any] = label_flow.with_options(task_runner=runner)(request, return_state=True)
-        except RuntimeError as error:  # what the flow itself raises is in its state; this is Prefect without an API
-            raise StoreError("Prefect's API", str(error)) from error
-    return cast(RunSummary, state.result())
+    flow = label_flow.with_options(task_runner=runner)
+    return cast(RunSummary, result_of(lambda: flow(request, return_state=True)))
 
 
 @dataclass(slots=True)

@@ -13,8 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from saa_core.errors import StoreError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 _CLIENT = {
     "DO_NOT_TRACK": "1",
@@ -74,6 +78,27 @@ def prepare_prefect(results: Path) -> Callable[[], None]:
     except OSError as error:
         raise StoreError(str(home), f"cannot be written ({error.strerror}); PREFECT_HOME names another") from error
     return lambda: _wait_for(server, os.environ["PREFECT_API_URL"], log)
+
+
+def result_of(run: Callable[[], State[Any]]) -> Any:
+    """Run a flow in this process.
+
+    Args:
+        run: Calls the flow and returns its final state.
+
+    Raises:
+        SaaError: What the flow raised, or that Prefect's API does not answer.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    # Heartbeats tell a server of flows that died with their worker; they cost the end of a flow a second, and whoever
+    # started this one sees it end.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        try:
+            state = run()
+        except RuntimeError as error:  # what the flow itself raises is in its state; this is Prefect without an API
+            raise StoreError("Prefect's API", str(error)) from error
+    return state.result()
 
 
 @contextmanager

@@ -1,15 +1,25 @@
-"""Start a run: answer from a finished one with the same content, or run the Prefect flow in this process."""
+"""Start a flow in this process, with Prefect's API beside it; a finished run answers for itself."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from flows.progress import advance
 from flows.runs import LabelRequest, RunSummary, finished_summary, run_id
-from flows.runtime import prepare_prefect
+from flows.runtime import prepare_prefect, result_of
 from integrations.catalog import Catalog
 from integrations.image_sets import scan
 from integrations.settings import Settings
+from tasks.progress import advance
+
+if TYPE_CHECKING:
+    from integrations.intake import Intake
+    from integrations.label_studio.pull import PullReport
+    from integrations.label_studio.push import PushReport
+
+_T = TypeVar("_T")
 
 
 def start(request: LabelRequest, settings: Settings) -> RunSummary:
@@ -26,16 +36,76 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
     with Catalog(settings.catalog_url) as catalog:
         run = run_id(request, images, settings.max_pixels)
         summary = finished_summary(request, settings, run, catalog)
-    if summary is not None:
-        return _timed(summary, started)
+    if summary is None:
+
+        def label() -> RunSummary:
+            from flows.label import run_label_flow
+
+            return run_label_flow(request, settings.workers)
+
+        summary = _beside_prefect(settings.workspace, label)
+    return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+
+
+def publish(product: str, workspace: Path, run: str | None = None, webhook: str | None = None) -> PushReport:
+    """Push a run to Label Studio by the `publish` flow, see `flows.publish`.
+
+    Raises:
+        SaaError: What the flow raised, or that Prefect's API does not answer.
+    """
+
+    def flow() -> PushReport:
+        from flows.publish import publish_flow
+
+        folder = str(workspace.absolute())
+        return cast("PushReport", result_of(lambda: publish_flow(product, folder, run, webhook, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def collect(product: str, workspace: Path) -> PullReport:
+    """Pull a product's reviews from Label Studio by the `collect` flow, see `flows.collect`; errors as in `publish`."""
+
+    def flow() -> PullReport:
+        from flows.collect import collect_flow
+
+        folder = str(workspace.absolute())
+        return cast("PullReport", result_of(lambda: collect_flow(product, folder, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushReport:
+    """What `publish` would do; nothing is written, so no flow is run.
+
+    Raises:
+        SaaError: As `publish`.
+    """
+    from integrations.label_studio.workspace import push_run
+    from tasks.workbench import store_at
+
+    settings = Settings.load(workspace=workspace)
+    return push_run(settings, product, run, store_at(str(workspace)).descriptor, advance, dry=True)
+
+
+def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
+    """Take reviews from mask files by the `collect-masks` flow, see `flows.collect`; errors as in `publish`."""
+
+    def flow() -> Intake:
+        from flows.collect import collect_masks_flow
+
+        place, kept = str(folder.absolute()), str(workspace.absolute())
+        return cast("Intake", result_of(lambda: collect_masks_flow(place, product, kept, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def _beside_prefect(workspace: Path, run: Callable[[], _T]) -> _T:
+    """Run what imports Prefect, with an API beside it."""
     advance("starting Prefect", 0, 1)
-    wait_for_api = prepare_prefect(settings.workspace.absolute() / "prefect")
-    from flows.label import run_label_flow
+    wait_for_api = prepare_prefect(workspace.absolute() / "prefect")
+    import prefect  # noqa: F401 - takes as long as the API's start, and goes on beside it
 
     wait_for_api()
     advance("starting Prefect", 1, 1)
-    return _timed(run_label_flow(request, settings.workers), started)
-
-
-def _timed(summary: RunSummary, started: float) -> RunSummary:
-    return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+    return run()

@@ -68,7 +68,17 @@ class CandidateStore:
         """
         key = _key(ref.key, self.method.extractor.id)
         stored = self._array("features", key)
-        return stored if stored is not None else self._keep("features", key, self.method.features(self.image(ref)))
+        if stored is not None:
+            return stored
+        found = self._keep("features", key, self.method.features(self.image(ref)))
+        self._keep("descriptor", key, found.mean(axis=(0, 1)))
+        return found
+
+    def descriptor(self, ref: ImageRef) -> FloatMap:
+        """The image as one vector, float32 (C,): the mean of its features; errors as in `features`."""
+        key = _key(ref.key, self.method.extractor.id)
+        stored = self._array("descriptor", key)
+        return stored if stored is not None else self._keep("descriptor", key, self.features(ref).mean(axis=(0, 1)))
 
     def context(self, refs: Sequence[ImageRef]) -> SetContext:
         """The context of a set; the order of its images does not matter."""

@@ -11,10 +11,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from integrations.urls import masked_url
@@ -22,6 +22,9 @@ from saa_core.errors import SettingsError
 
 CATALOG_FILE = "catalog.sqlite"
 """The default catalog inside a workspace; a folder that holds it is known as one."""
+
+ImagesMode = Literal["local-files", "upload", "url"]
+"""How a Label Studio server comes to a product's images."""
 
 _PREFIX = "SAA_"
 
@@ -39,6 +42,10 @@ def _default_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
+def _default_services() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "saa"
+
+
 class Settings(BaseSettings):
     """Everything that can be set, see `Settings.load`.
 
@@ -49,6 +56,13 @@ class Settings(BaseSettings):
         batch_size: Images of one task.
         workers: Tasks at once; the number of processors, at most 4.
         max_megapixels: Larger images are refused.
+        label_studio_url: Of the experts' Label Studio; None is the workspace's own, see `saa services`.
+        label_studio_token: For that server, a legacy token or a personal access token; never shown.
+        label_studio_images: How it comes to the images; None is local-files where that can be, else upload.
+        label_studio_files: That server's LOCAL_FILES_DOCUMENT_ROOT, as a folder of this machine.
+        unaided_share: Share of the images, in [0, 1], that experts get without our masks: what they find there tells
+            what the masks make them overlook.
+        services: Folder of the programs that `saa services` installs; about 1 GB for Label Studio.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
@@ -59,6 +73,12 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=16, ge=1)
     workers: int = Field(default_factory=_default_workers, ge=1)
     max_megapixels: float = Field(default=178, gt=0)
+    label_studio_url: str | None = Field(default=None, pattern="^https?://[^/]")
+    label_studio_token: SecretStr | None = Field(default=None, min_length=1)
+    label_studio_images: ImagesMode | None = None
+    label_studio_files: Path | None = None
+    unaided_share: float = Field(default=0.1, ge=0, le=1)
+    services: Path = Field(default_factory=_default_services)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 

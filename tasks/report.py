@@ -50,3 +50,9 @@ def publish_summary(summary: dict[str, Any]) -> None:
         *(f"- quarantined: {name}: {reason}" for name, reason in summary["refused"]),
     ]
     create_markdown_artifact("\n".join(lines), key=f"label-{summary['run']}", description="What the run did")
+
+
+@task(name="publish-lines", cache_policy=NO_CACHE)
+def publish_lines(key: str, lines: list[str]) -> None:
+    """A report of a few lines as a markdown artifact; the first is its heading."""
+    create_markdown_artifact("\n".join([f"# {lines[0]}", "", *(f"- {line}" for line in lines[1:])]), key=key)

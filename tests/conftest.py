@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.label_studio_server"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # The machine's load must not fail a test, and a failure must come back on the next run.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bundle, demo, doctor, evaluate, label, report, settings
+from flows.cli import bundle, demo, doctor, evaluate, label, pull, push, report, serve, services, settings
 from flows.cli.common import Exit, print_json, say
 from saa_core import __version__
 from saa_core.errors import SaaError
@@ -40,8 +40,12 @@ app.command("label")(label.label)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(push.app, name="push")
+app.add_typer(pull.app, name="pull")
+app.add_typer(services.app, name="services")
 app.add_typer(settings.app, name="config")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -14,10 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.progress import watched_by
+from tasks.progress import watched_by
 
 console = Console(stderr=True)
 """Progress, warnings and errors; the answer itself goes to stdout."""
+
+
+_SHOWN = 10
 
 
 class Exit(IntEnum):
@@ -61,6 +64,7 @@ BundleOption = Annotated[
     str | None,
     typer.Option("--bundle", help="Prompts: a bundle's id, a YAML file, or a library name such as mvtec/bottle."),
 ]
+ProductOption = Annotated[str, typer.Option("--product", help="What the photographs show, as `saa label` was told.")]
 ModelsOption = Annotated[Models, typer.Option("--models", help="weight-free needs no weights and no GPU.")]
 ProfileOption = Annotated[
     ProfileName | None,
@@ -81,6 +85,14 @@ def print_json(content: Mapping[str, Any]) -> None:
 def say(text: str, style: str | None = None) -> None:
     """A line for the person, on stderr; brackets in file names are text, not markup."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_refused(word: str, refused: Sequence[tuple[str, str]]) -> None:
+    """What was set aside and why, the first of it."""
+    for name, reason in refused[:_SHOWN]:
+        say(f"{word}: {name}: {reason}", style="yellow")
+    if len(refused) > _SHOWN:
+        say(f"... and {len(refused) - _SHOWN} more", style="yellow")
 
 
 def answer(*parts: Any) -> None:

@@ -17,7 +17,7 @@ from flows.cli.common import (
     answer,
     print_json,
     progress,
-    say,
+    say_refused,
 )
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def label(
 
 def tell(summary: RunSummary, as_json: bool) -> None:
     """Print a run's summary and end with its exit code."""
-    for name, reason in summary.refused[:10]:
-        say(f"quarantined: {name}: {reason}", style="yellow")
-    if len(summary.refused) > 10:
-        say(f"... and {len(summary.refused) - 10} more, see the report", style="yellow")
+    say_refused("quarantined", summary.refused)
     if as_json:
         print_json(summary.model_dump())
     else:

@@ -1,10 +1,33 @@
-"""The memory of a workspace: which images, under which bundle, in which run, with what result.
+"""The memory of a workspace: which images, under which bundle, in which run, with what result, and what experts said.
 
 SQLite by default, PostgreSQL by URL. Records go in and come out as frozen dataclasses; no object of the database layer
 leaves this package.
 """
 
-from integrations.catalog.records import BundleRecord, BundleState, ImageState, RunImage, RunRecord, RunState
+from integrations.catalog.records import (
+    BundleRecord,
+    BundleState,
+    ImageState,
+    PredictionRecord,
+    Pushed,
+    ReviewKey,
+    RunImage,
+    RunRecord,
+    RunState,
+    now,
+)
 from integrations.catalog.store import Catalog
 
-__all__ = ["BundleRecord", "BundleState", "Catalog", "ImageState", "RunImage", "RunRecord", "RunState"]
+__all__ = [
+    "BundleRecord",
+    "BundleState",
+    "Catalog",
+    "ImageState",
+    "PredictionRecord",
+    "Pushed",
+    "ReviewKey",
+    "RunImage",
+    "RunRecord",
+    "RunState",
+    "now",
+]

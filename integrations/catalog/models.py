@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, Index, MetaData, String, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest migration. A catalog that carries this stamp is opened without loading Alembic."""
 
 KEY = String(64)
@@ -41,7 +41,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: Utc, float: Double(), dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+    type_annotation_map = {datetime: Utc, float: Double(), dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
 
 
 class Image(Base):
@@ -120,8 +120,66 @@ class RunImageRow(Base):
     run_id: Mapped[str] = mapped_column(KEY, ForeignKey("runs.id"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     image_key: Mapped[str | None] = mapped_column(KEY, ForeignKey("images.key"), index=True)
-    names: Mapped[list[str]]
+    names: Mapped[list[Any]]
     state: Mapped[str]
     reason: Mapped[str]
     score: Mapped[float | None]
     regions: Mapped[int]
+
+
+class Target(Base):
+    """Where the images of a product go on a server: the one that was used last."""
+
+    __tablename__ = "targets"
+
+    product: Mapped[str] = mapped_column(primary_key=True)
+    service: Mapped[str] = mapped_column(primary_key=True)
+    server: Mapped[str] = mapped_column(primary_key=True)
+    target: Mapped[str]
+
+
+class PredictionRow(Base):
+    """What an expert is shown of an image, or spared; columns as in `PredictionRecord`."""
+
+    __tablename__ = "predictions"
+
+    target: Mapped[str] = mapped_column(primary_key=True)
+    image_key: Mapped[str] = mapped_column(KEY, ForeignKey("images.key"), primary_key=True, index=True)
+    version: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(KEY)
+    bundle: Mapped[str] = mapped_column(KEY)
+    task: Mapped[int]
+    aided: Mapped[bool]
+    priority: Mapped[float]
+    regions: Mapped[list[Any]]
+    pushed: Mapped[datetime]
+
+
+class ReviewRow(Base):
+    """One version of one annotation; columns as in `Review`. Triggers refuse to change or delete a row."""
+
+    __tablename__ = "reviews"
+
+    source: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    updated: Mapped[datetime] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    product: Mapped[str] = mapped_column(index=True)
+    image_key: Mapped[str] = mapped_column(KEY, ForeignKey("images.key"), index=True)
+    annotator: Mapped[str]
+    verdict: Mapped[str | None]
+    words: Mapped[str]
+    lead_seconds: Mapped[float | None]
+    run: Mapped[str | None] = mapped_column(KEY)
+    bundle: Mapped[str | None] = mapped_column(KEY)
+    aided: Mapped[bool]
+    regions: Mapped[list[Any]]
+
+
+class Cursor(Base):
+    """How far something was read."""
+
+    __tablename__ = "cursors"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal, Self
 
 from saa_core.prompts import PromptBundle
+from saa_core.reviews import PredictedRegion, ReviewState
 from saa_core.types import ImageRef
 
 RunState = Literal["running", "done"]
@@ -123,3 +124,53 @@ class BundleRecord:
     bundle: PromptBundle
     state: BundleState
     created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """What was sent out for review, for one image under one version.
+
+    Attributes:
+        target: Where it went, such as ``label-studio http://127.0.0.1:8080 project 7``.
+        image: Key of the image.
+        run: Id of the run.
+        bundle: Id of its bundle.
+        version: What the predictions are called there.
+        task: The image's number there.
+        aided: Whether the regions are shown. If not, they were withheld.
+        priority: Of its review, in [0, 1].
+        regions: Shown or withheld.
+        pushed: When, UTC.
+    """
+
+    target: str
+    image: str
+    run: str
+    bundle: str
+    version: str
+    task: int
+    aided: bool
+    priority: float
+    regions: tuple[PredictedRegion, ...]
+    pushed: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A prediction record without its regions; fields as in `PredictionRecord`."""
+
+    image: str
+    version: str
+    task: int
+    aided: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewKey:
+    """What one version of a review is known by; fields as in `Review`."""
+
+    image: str
+    id: str
+    updated: datetime
+    state: ReviewState
+    annotator: str

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from flows.progress import advance, watched_by
+from tasks.progress import advance, watched_by
 from flows.runtime import one_thread_each
 
 

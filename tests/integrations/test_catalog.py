@@ -111,6 +111,15 @@ def test_the_latest_run(catalog: Catalog) -> None:
     assert getattr(catalog.latest_run("bottle"), "id", None) == "old"
 
 
+def test_the_latest_run_in_one_state(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    assert catalog.latest_run("bottle", state="done") is None
+    done = catalog.finish_run("abc1", **FIGURES)
+    later = catalog.begin_run(replace(RUN, id="later", created=RUN.created + timedelta(days=1)))
+    assert catalog.latest_run("bottle", state="done") == done
+    assert catalog.latest_run(state="running") == later
+
+
 @pytest.mark.parametrize("call", ["record", "finish"])
 def test_a_run_that_was_not_begun(catalog: Catalog, call: str) -> None:
     with pytest.raises(StoreError, match="x: no such run"):

@@ -10,8 +10,10 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.catalog.engine import alembic_config, migrate, open_engine, writing
 from integrations.catalog.models import SCHEMA, Base
+from saa_core.prompts import PromptBundle
 
 
 @pytest.fixture
@@ -62,6 +64,28 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
         transaction.rollback()
     assert set(Base.metadata.tables) < tables(engine)
     engine.dispose()
+
+
+def test_a_catalog_of_the_first_version_keeps_what_it_holds(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    bundle = PromptBundle(product="bottle")
+    run = RunRecord("abc1", "bottle", bundle.id, "batch", {"features": "filter-bank@1"}, "0.1.0", "images")
+    image = RunImage("a.png", "labelled", "a" * 64, ("a.png", "copy.png"), "/a.png", "L1", 4, 5, 99, "", 0.25, 2)
+    with Catalog(url) as catalog:
+        catalog.add_bundle(bundle, "champion")
+        catalog.begin_run(run)
+        catalog.record_images("abc1", [image])
+    engine = open_engine(url)
+    with writing(engine).begin() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+    assert not tables(engine) & {"targets", "cursors", "predictions", "reviews"}
+    engine.dispose()
+    with Catalog(url) as catalog:
+        assert catalog.run("abc1") == run
+        assert catalog.images_of("abc1") == (image,)
+        assert catalog.champion("bottle") == bundle
+        assert catalog.reviews("bottle") == ()
+        assert catalog.image("a" * 64) == (4, 5)
 
 
 def test_the_tables_can_be_written_for_postgresql() -> None:

@@ -49,13 +49,10 @@ def test_each_layer_covers_the_one_below(folder: Path) -> None:
     with environment(SAA_BATCH_SIZE="2", saa_workers="2", SAA_BLOBS=""):
         settings = Settings.load(workers=3, catalog=None)
     assert (str(settings.workspace), settings.batch_size, settings.workers) == ("from-yaml", 2, 3)
-    assert sources(settings) == {
+    assert {name: source for name, source in sources(settings).items() if source != "default"} == {
         "workspace": "saa.yaml",
-        "catalog": "default",
-        "blobs": "default",
         "batch_size": "SAA_BATCH_SIZE",
         "workers": "argument",
-        "max_megapixels": "default",
     }
 
 
@@ -84,6 +81,34 @@ def test_passwords_are_never_shown() -> None:
     shown = {value.name: value for value in settings.describe()}
     assert shown["catalog"] == SettingValue("catalog", "postgresql://saa:***@db/saa", "SAA_CATALOG")
     assert shown["blobs"].value == "s3://key:***@bucket/x"
+
+
+def test_tokens_are_never_shown() -> None:
+    with environment(SAA_LABEL_STUDIO_TOKEN="hunter2"):
+        settings = Settings.load()
+    assert settings.label_studio_token is not None
+    assert settings.label_studio_token.get_secret_value() == "hunter2"
+    shown = {value.name: value for value in settings.describe()}
+    assert shown["label_studio_token"] == SettingValue("label_studio_token", "**********", "SAA_LABEL_STUDIO_TOKEN")
+    assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert {value.name: value.value for value in Settings.load().describe()}["label_studio_token"] == "None"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label_studio_url", "ftp://hunter2@x"), ("unaided_share", "1.5"), ("label_studio_images", "hunter2")],
+)
+def test_a_bad_value_of_the_review_server(name: str, value: str) -> None:
+    with environment(**{f"SAA_{name.upper()}": value}), pytest.raises(SettingsError, match=name) as caught:
+        Settings.load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_services_are_installed(folder: Path) -> None:
+    with environment(XDG_DATA_HOME=str(folder)):
+        assert Settings.load().services == folder / "saa"
+    with environment(XDG_DATA_HOME="", HOME=str(folder)):
+        assert Settings.load().services == folder / ".local" / "share" / "saa"
 
 
 def test_effective_places_are_shown() -> None:

@@ -1,0 +1,76 @@
+"""`saa pull`: what experts said comes back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import (
+    Exit,
+    JsonOption,
+    ProductOption,
+    WorkspaceOption,
+    answer,
+    print_json,
+    progress,
+    say_refused,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Bring experts' corrections back into the workspace.")
+
+
+@app.command("label-studio")
+def label_studio(product: ProductOption, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Pull what experts did in Label Studio since the last time: each region accepted, adjusted, rejected, added.
+
+    Example: `saa pull label-studio --product bottle`
+
+    Skipped tasks are no evidence, an empty submitted one means "good". Reviews are only ever added to the catalog.
+    """
+    from flows.start import collect
+    from integrations.settings import Settings
+
+    with progress():
+        report = collect(product, Settings.load(workspace=workspace).workspace)
+    say_refused("refused", report.refused)
+    if as_json:
+        print_json({"product": product, **asdict(report)})
+    else:
+        answer(report.sentence())
+        for line in report.remarks():
+            answer(f"note: {line}")
+    if report.refused:
+        raise typer.Exit(Exit.PARTLY)
+
+
+@app.command("masks")
+def masks(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of mask files with the images' names; 0 is good, anything else defect.")
+    ],
+    product: ProductOption,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take reviews from mask files made elsewhere; an empty mask says that the image is good.
+
+    Example: `saa pull masks corrected/ --product bottle`
+
+    A mask has the name of its image in the product's latest run, with any suffix, and the image's size. It is compared
+    with what that run found. The same files again change nothing.
+    """
+    from flows.start import collect_masks
+    from integrations.settings import Settings
+
+    with progress():
+        report = collect_masks(folder, product, Settings.load(workspace=workspace).workspace)
+    say_refused("refused", report.refused)
+    if as_json:
+        print_json({"product": product, **asdict(report)})
+    else:
+        answer(report.sentence())
+    if report.refused:
+        raise typer.Exit(Exit.PARTLY)

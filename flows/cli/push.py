@@ -1,0 +1,64 @@
+"""`saa push`: what a run found goes to where experts look at it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import (
+    Exit,
+    JsonOption,
+    ProductOption,
+    WorkspaceOption,
+    answer,
+    print_json,
+    progress,
+    say_refused,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Send a run's regions to where experts correct them.")
+
+
+@app.callback()
+def root() -> None:
+    """Send a run's regions to where experts correct them."""
+
+
+@app.command("label-studio")
+def label_studio(
+    product: ProductOption,
+    run: Annotated[str | None, typer.Option("--run", help="The run's id. [default: the product's latest]")] = None,
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", help="Address of `saa serve`, which Label Studio is to ring.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Push a run to Label Studio: images as tasks, regions as brush masks that experts correct.
+
+    Example: `saa push label-studio --product bottle`
+
+    What is there already is not sent again: the same command twice writes nothing, and one that was interrupted goes
+    on where it stopped. A random tenth of the images (setting unaided_share) is shown without masks, so that there are
+    reviews that no mask has influenced. Without a server of yours, `saa services up label-studio` starts one.
+    """
+    from flows.start import plan_publish, publish
+    from integrations.settings import Settings
+
+    folder = Settings.load(workspace=workspace).workspace
+    with progress():
+        report = plan_publish(product, folder, run) if dry_run else publish(product, folder, run, webhook)
+    say_refused("refused", report.refused)
+    if as_json:
+        print_json({"product": product, "dry_run": dry_run, **asdict(report)})
+    else:
+        answer(f"{'would be: ' if dry_run else ''}{report.sentence()}")
+        for note in report.notes:
+            answer(f"note: {note}")
+        answer(f"masks by: {report.version}")
+        answer(f"project: {report.url}")
+    if report.refused:
+        raise typer.Exit(Exit.PARTLY)

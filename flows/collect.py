@@ -1,0 +1,43 @@
+"""The `collect` flow: what experts said comes back into the catalog."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from integrations.intake import Intake
+from integrations.label_studio.pull import PullReport
+from tasks.collect import pull_label_studio, pull_masks
+from tasks.report import publish_lines
+
+
+@flow(name="collect", flow_run_name="collect-{product}")
+def collect_flow(product: str, workspace: str) -> State[PullReport]:
+    """Pull a product's reviews from Label Studio.
+
+    Ends as `Collected`, or as `CollectedInPart` when reviews could not be used; the report is the state's data.
+
+    Args:
+        product: What the images show.
+        workspace: Folder of runs and catalog.
+    """
+    report = pull_label_studio(product, workspace)
+    publish_lines(f"collect-{report.project}", [report.sentence(), *report.remarks()])
+    name = "CollectedInPart" if report.refused else "Collected"
+    return Completed(name=name, message=report.sentence(), data=report)
+
+
+@flow(name="collect-masks", flow_run_name="collect-masks-{product}")
+def collect_masks_flow(folder: str, product: str, workspace: str) -> State[Intake]:
+    """Take a product's reviews from mask files; ends as `collect` does.
+
+    Args:
+        folder: Of the masks.
+        product: What the images show.
+        workspace: Folder of runs and catalog.
+    """
+    intake = pull_masks(folder, product, workspace)
+    publish_lines("collect-masks", [intake.sentence(), *intake.remarks()])
+    name = "CollectedInPart" if intake.refused else "Collected"
+    return Completed(name=name, message=intake.sentence(), data=intake)

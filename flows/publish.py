@@ -1,0 +1,34 @@
+"""The `publish` flow: a finished run goes to Label Studio, where experts correct it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from integrations.label_studio.push import PushReport
+from tasks.publish import push_label_studio, register_webhook
+from tasks.report import publish_lines
+
+
+@flow(name="publish", flow_run_name="publish-{product}")
+def publish_flow(product: str, workspace: str, run: str | None = None, webhook: str | None = None) -> State[PushReport]:
+    """Push a run to Label Studio.
+
+    Ends as `Published`, or as `PublishedInPart` when images had to be left out; the report is the state's data.
+
+    Args:
+        product: What the images show.
+        workspace: Folder of runs and catalog.
+        run: Id of the run, or the beginning of it; None is the product's latest.
+        webhook: Address of a doorbell that Label Studio is to ring.
+    """
+    report = push_label_studio(product, run, workspace)
+    if webhook and report.project is not None:
+        written = register_webhook(product, report.project, webhook, workspace)
+        report = replace(report, writes=report.writes + written)
+    publish_lines(f"publish-{report.project}", [report.sentence(), report.url, *report.notes])
+    name = "PublishedInPart" if report.refused else "Published"
+    return Completed(name=name, message=report.sentence(), data=report)

@@ -1,0 +1,1 @@
+"""Label Studio, where experts correct the masks: push, pull, and what both stand on."""

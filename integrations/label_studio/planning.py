@@ -1,0 +1,116 @@
+"""What a push has to do, from what is there: no request is made here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from integrations.label_studio.labeling_config import labels_of
+from integrations.label_studio.listing import KnownTask
+from integrations.label_studio.payload import PushItem, check_item
+from saa_core.errors import ImageError
+from saa_core.prompts import PromptBundle
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """What is pushed.
+
+    Attributes:
+        product: What the images show; each product has one project.
+        run: Id of the run.
+        models: Names of the models that made the run, for people.
+        bundle: The bundle that decided.
+        items: Its images.
+        unaided_share: Share of the images that get no pre-annotation, in [0, 1].
+        patience: Seconds that the server may take to finish a batch whose answer was lost.
+    """
+
+    product: str
+    run: str
+    models: str
+    bundle: PromptBundle
+    items: Sequence[PushItem]
+    unaided_share: float
+    patience: float = 60.0
+
+    @property
+    def version(self) -> str:
+        """`model_version` of the predictions: bundle, run, and the models by name."""
+        return f"{self.bundle.id}@{self.run} {self.models}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with the images of a request.
+
+    Attributes:
+        fresh: Images without a task.
+        lacking: Images with a task that lacks the request's prediction.
+        present: Images for which there is nothing to do.
+        unaided: Keys of those that get no prediction, on purpose.
+        refused: (image, reason) of those that cannot be pushed.
+    """
+
+    fresh: tuple[PushItem, ...]
+    lacking: tuple[PushItem, ...]
+    present: tuple[PushItem, ...]
+    unaided: frozenset[str]
+    refused: tuple[tuple[str, str], ...]
+
+    def version(self, item: PushItem, request: PushRequest) -> str | None:
+        """`model_version` of an image's prediction; None if it gets none."""
+        return None if item.ref.key in self.unaided else request.version
+
+
+def make_plan(request: PushRequest, known: Mapping[str, KnownTask], aided: Mapping[str, bool]) -> Plan:
+    """Compare what is pushed with what is there.
+
+    Args:
+        request: What to push.
+        known: Our tasks on the server, by image key.
+        aided: For the images that were pushed before, whether regions were shown.
+    """
+    items, refused = _usable(request)
+    unaided = frozenset(item.ref.key for item in items if _is_unaided(request, item.ref.key, known, aided))
+    fresh, lacking, present = [], [], []
+    for item in items:
+        task = known.get(item.ref.key)
+        if task is None:
+            fresh.append(item)
+        elif item.ref.key not in unaided and request.version not in task.versions:
+            lacking.append(item)
+        else:
+            present.append(item)
+    return Plan(tuple(fresh), tuple(lacking), tuple(present), unaided, refused)
+
+
+def in_unaided_slice(product: str, image: str, share: float) -> bool:
+    """Whether an image belongs to the slice that is reviewed without pre-annotation.
+
+    By the hash of product and image: the slice is random, the same for every run, and grows with its share.
+    """
+    digest = hashlib.sha256(f"unaided\n{product}\n{image}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _is_unaided(request: PushRequest, image: str, known: Mapping[str, KnownTask], aided: Mapping[str, bool]) -> bool:
+    """An image that was shown with regions once is never unaided later, and the other way round."""
+    if image in aided:
+        return not aided[image]
+    if image in known:  # made by a push that was killed before it could note it
+        return not known[image].versions
+    return in_unaided_slice(request.product, image, request.unaided_share)
+
+
+def _usable(request: PushRequest) -> tuple[list[PushItem], tuple[tuple[str, str], ...]]:
+    labels = labels_of(request.bundle)
+    usable, refused = [], []
+    for item in request.items:
+        try:
+            check_item(item, labels)
+            usable.append(item)
+        except ImageError as error:
+            refused.append((item.name, error.reason))
+    return usable, tuple(refused)

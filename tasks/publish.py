@@ -1,0 +1,27 @@
+"""Publish: a run's images and regions go to where experts look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from integrations.label_studio import workspace as label_studio
+from integrations.label_studio.push import PushReport
+from integrations.settings import Settings
+from tasks.progress import advance
+from tasks.workbench import store_at
+
+
+@task(name="push-label-studio", cache_policy=NO_CACHE)
+def push_label_studio(product: str, run: str | None, workspace: str) -> PushReport:
+    """Push a run to Label Studio, see `integrations.label_studio.push`."""
+    settings = Settings.load(workspace=Path(workspace))
+    return label_studio.push_run(settings, product, run, store_at(workspace).descriptor, advance)
+
+
+@task(name="register-webhook", cache_policy=NO_CACHE)
+def register_webhook(product: str, project: int, url: str, workspace: str) -> bool:
+    """Let Label Studio ring a doorbell; returns whether anything had to be written."""
+    return label_studio.register_doorbell(Settings.load(workspace=Path(workspace)), product, project, url)

@@ -1,0 +1,138 @@
+"""`saa services` and what `saa doctor` says of servers, with a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.doctor import Check, checks
+from integrations.label_studio import lifecycle
+from integrations.label_studio.server import Home
+from integrations.settings import Settings
+from saa_core.errors import ServiceError
+from tests.label_studio_server import SERVICES, Server, free_port
+
+
+@pytest.fixture
+def workspace(label_studio_template: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A workspace whose server was used before; the program is installed."""
+    monkeypatch.setenv("SAA_SERVICES", str(SERVICES))
+    workspace = tmp_path / "workspace"
+    home = lifecycle.home_in(workspace)
+    shutil.copytree(label_studio_template.folder, home.folder)
+    yield workspace
+    lifecycle.down(home)
+
+
+def saa(*words: str | Path) -> Any:
+    result = CliRunner().invoke(app, ["services", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def told(verb: str, workspace: Path, *more: str) -> dict[str, Any]:
+    return dict(json.loads(saa(verb, "label-studio", "--workspace", workspace, "--json", *more).stdout))
+
+
+def doctor(workspace: Path, **settings: Any) -> Check:
+    found = checks(Settings.load(workspace=workspace, **settings))
+    return next(check for check in found if check.name == "label studio server")
+
+
+@pytest.mark.slow
+def test_up_status_down(workspace: Path) -> None:
+    port = free_port()
+    up = told("up", workspace, "--port", str(port))
+    home = lifecycle.home_in(workspace)
+    assert up == {
+        "service": "label-studio",
+        "state": "running",
+        "url": f"http://127.0.0.1:{port}",
+        "version": "1.23.2",
+        "pid": up["pid"],
+        "user": "expert@localhost",
+        "password_file": str(home.password_file),
+        "log": str(home.log),
+        "started": True,
+    }
+    assert told("up", workspace) == up | {"started": False}
+    assert told("status", workspace) == {name: value for name, value in up.items() if name != "started"}
+    person = saa("status", "label-studio", "--workspace", workspace)
+    again = saa("up", "label-studio", "--workspace", workspace)
+    assert "it runs already, nothing was changed" in again.stderr
+    for secret in (home.token(), home.password()):
+        assert secret.get_secret_value() not in person.output + again.output
+    assert up["url"] in person.stdout
+    assert str(home.password_file) in person.stdout
+
+    ok = doctor(workspace)
+    assert ok.state == "ok"
+    assert ok.detail.startswith(f"Label Studio 1.23.2 at {up['url']} accepts us as expert@localhost; ")
+
+    assert told("down", workspace) == {"service": "label-studio", "state": "stopped", "stopped": True}
+    assert told("down", workspace)["stopped"] is False
+    assert told("status", workspace) == {"service": "label-studio", "state": "stopped"}
+    assert "saa services up label-studio" in saa("status", "label-studio", "--workspace", workspace).stdout
+    assert doctor(workspace).state == "absent"
+
+
+@pytest.mark.slow
+def test_status_of_a_server_that_does_not_take_our_token(workspace: Path) -> None:
+    told("up", workspace, "--port", str(free_port()))
+    lifecycle.home_in(workspace).token_file.write_text("0" * 40)
+    result = CliRunner().invoke(app, ["services", "status", "label-studio", "--workspace", str(workspace)])
+    assert isinstance(result.exception, ServiceError)
+    assert "refuses the token" in str(result.exception)
+
+
+@pytest.mark.slow
+def test_the_server_outlives_its_command_and_its_terminal(workspace: Path) -> None:
+    words = [sys.executable, "-c", "from flows.cli import main; main()", "services", "up", "label-studio"]
+    command = subprocess.Popen([*words, "--workspace", str(workspace)], start_new_session=True)
+    assert command.wait(300) == 0
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(command.pid, signal.SIGHUP)  # as a terminal that closes
+    assert told("status", workspace)["state"] == "running"
+
+
+@pytest.mark.parametrize("verb", ["up", "status", "down"])
+def test_help_teaches_by_example(verb: str) -> None:
+    assert f"saa services {verb} label-studio" in saa(verb, "--help").stdout
+
+
+class TestDoctor:
+    def test_without_a_server(self, tmp_path: Path) -> None:
+        absent = doctor(tmp_path / "w")
+        assert absent.state == "absent"
+        assert "saa services up label-studio" in absent.advice
+        assert "SAA_LABEL_STUDIO_URL" in absent.advice
+
+    def test_a_server_that_is_gone(self, tmp_path: Path) -> None:
+        url = f"http://127.0.0.1:{free_port()}"
+        broken = doctor(tmp_path / "w", label_studio_url=url, label_studio_token="hunter2")
+        assert broken.state == "broken"
+        assert url in broken.detail
+        assert "hunter2" not in repr(broken)
+
+    def test_half_a_configuration(self, tmp_path: Path) -> None:
+        broken = doctor(tmp_path / "w", label_studio_token="hunter2")
+        assert broken.state == "broken"
+        assert "SAA_LABEL_STUDIO_URL" in broken.detail
+
+    def test_a_token_that_is_not_accepted(self, tmp_path: Path, label_studio: Server) -> None:
+        broken = doctor(tmp_path / "w", label_studio_url=label_studio.url, label_studio_token="0" * 40)
+        assert broken.state == "broken"
+        assert "401" in broken.detail
+        assert label_studio.token not in repr(broken)
