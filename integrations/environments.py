@@ -23,6 +23,9 @@ Progress = Callable[[str, int, int], None]
 
 _FINISHED = ".installed"
 
+_FETCHED = ("Collecting ", "Processing ")
+"""How pip begins the line of a package from a registry, and of one from a folder."""
+
 _REASONS = (
     (
         r"No space left on device|Disk quota exceeded|File too large",
@@ -74,9 +77,15 @@ def held(path: Path) -> Iterator[int]:
     """Hold an exclusive lock on a file, made with its folder; waits for whoever else holds it.
 
     The lock belongs to the descriptor that is given: a child process that inherits it holds the lock as well.
+
+    Raises:
+        StoreError: The file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise cannot_write(str(path), error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
@@ -85,11 +94,17 @@ def held(path: Path) -> Iterator[int]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process holds the lock on this file."""
+    """Whether any process holds the lock on this file.
+
+    Raises:
+        StoreError: The file is there and cannot be read.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise StoreError(str(path), f"cannot be read: {error.strerror}") from error
     try:
         # Shared, so that two who look do not see each other.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -143,8 +158,8 @@ def _install_packages(folder: Path, requirements: Path, lock: int, name: str, pr
 
 
 def _tell(line: str, said: list[str], name: str, total: int, progress: Progress) -> None:
-    if line.startswith("Collecting "):
-        done = sum(text.startswith("Collecting ") for text in said)
+    if line.startswith(_FETCHED):
+        done = sum(text.startswith(_FETCHED) for text in said)
         if done % 10 == 0:
             progress(f"fetching {name}", min(done, total), total)
     elif line.startswith("Installing collected packages"):

@@ -300,9 +300,10 @@ def _newest_by(reviews: Iterable[Review], group: Callable[[Review], tuple[str, .
     return list(newest.values())
 
 
-def _age(review: Review) -> tuple[datetime, bool, str, str, str]:
-    # What is withdrawn was there before; the rest makes the choice the same in any order.
-    return review.updated, review.state == "withdrawn", review.state, review.source, review.id
+def _age(review: Review) -> tuple[datetime, str, str, str]:
+    # What is withdrawn at a moment was there before: of the states, "withdrawn" is also the last in the alphabet. The
+    # rest makes the choice the same in any order.
+    return review.updated, review.state, review.source, review.id
 
 
 def _difference(reviews: Sequence[Review]) -> str | None:

@@ -46,7 +46,7 @@ def serve(
     folder = Settings.load(workspace=workspace).workspace.absolute()
     secret = webhook_secret(folder)
     with listen(host, port) as listener:
-        url = _url(host, listener)
+        url = address_of(host, listener)
         run(listener, secret, lambda product: collect(product, folder).sentence(), lambda: _announce(url, as_json))
 
 
@@ -138,7 +138,7 @@ def _announce(url: str, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def address_of(host: str, listener: socket.socket) -> str:
     """Where others reach the listener; "anywhere" is no address for them, so there it is this machine's name."""
     name = socket.gethostname() if host in _ANYWHERE else host
     return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"

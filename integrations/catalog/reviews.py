@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, select, true
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import Select, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from integrations.catalog.models import Cursor, Image, PredictionRow, ReviewRow, Target
 from integrations.catalog.records import PredictionRecord, Pushed, ReviewKey
 from integrations.catalog.tables import Row, Tables, insert, replace
 from saa_core.masks import Rle, from_coco, to_coco
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, ReviewState, Verdict
+
+_PARAMETERS = 30_000
+"""Images asked for in one statement; SQLite takes 32,766 parameters."""
 
 
 class ReviewTables(Tables):
@@ -26,9 +29,9 @@ class ReviewTables(Tables):
 
     def sizes(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         """(height, width) in pixels of those of the images that were decoded, by key."""
-        query = select(Image.key, Image.height, Image.width).where(Image.key.in_(keys))
+        query = select(Image.key, Image.height, Image.width)
         with self._reading() as session:
-            found = session.execute(query).tuples()
+            found = _of_images(session, query, Image.key, keys)
             return {key: (height, width) for key, height, width in found if height and width}
 
     def target(self, product: str, service: str, server: str) -> str | None:
@@ -62,11 +65,11 @@ class ReviewTables(Tables):
 
     def predictions(self, target: str, images: Collection[str] | None = None) -> tuple[PredictionRecord, ...]:
         """What was sent to a target, of some images or of all, oldest first."""
-        row = PredictionRow
-        query = select(row).where(row.target == target, _among(row.image_key, images))
-        order = (PredictionRow.pushed, PredictionRow.image_key, PredictionRow.version)
+        query = select(PredictionRow).where(PredictionRow.target == target)
         with self._reading() as session:
-            return tuple(_prediction_record(row) for row in session.scalars(query.order_by(*order)))
+            rows = _of_images(session, query, PredictionRow.image_key, images)
+            found = [_prediction_record(row) for (row,) in rows]
+        return tuple(sorted(found, key=lambda each: (each.pushed, each.image, each.version)))
 
     def add_reviews(self, reviews: Iterable[Review], *, cursor: tuple[str, str] | None = None) -> int:
         """Add reviews and move a cursor: both or neither. Nothing that is there is ever changed.
@@ -92,18 +95,17 @@ class ReviewTables(Tables):
         """Which versions of a source's reviews are known, of some images or of all, oldest first."""
         row = ReviewRow
         query = select(row.image_key, row.id, row.updated, row.state, row.annotator)
-        query = query.where(row.source == source, _among(row.image_key, images)).order_by(row.updated)
         with self._reading() as session:
-            found = session.execute(query).tuples()
-            return tuple(ReviewKey(*values[:3], cast(ReviewState, values[3]), values[4]) for values in found)
+            rows = _of_images(session, query.where(row.source == source), row.image_key, images)
+            found = [ReviewKey(*values) for values in rows]
+        return tuple(sorted(found, key=lambda each: (each.updated, each.id, each.state)))
 
     def reviews(self, product: str, images: Collection[str] | None = None) -> tuple[Review, ...]:
         """Reviews of a product, of some images or of all, every version of each, oldest first."""
-        row = ReviewRow
-        query = select(row).where(row.product == product, _among(row.image_key, images))
-        order = (ReviewRow.updated, ReviewRow.source, ReviewRow.id, ReviewRow.state)
+        query = select(ReviewRow).where(ReviewRow.product == product)
         with self._reading() as session:
-            return tuple(_review(row) for row in session.scalars(query.order_by(*order)))
+            found = [_review(row) for (row,) in _of_images(session, query, ReviewRow.image_key, images)]
+        return tuple(sorted(found, key=lambda each: (each.updated, each.source, each.id, each.state)))
 
     def cursor(self, name: str) -> str | None:
         """How far something was read; None if it never was."""
@@ -112,8 +114,19 @@ class ReviewTables(Tables):
             return row.value if row else None
 
 
-def _among(column: InstrumentedAttribute[str], images: Collection[str] | None) -> ColumnElement[bool]:
-    return true() if images is None else column.in_(images)
+def _of_images(
+    session: Session,
+    query: Select[*tuple[Any, ...]],
+    column: InstrumentedAttribute[str],
+    images: Collection[str] | None,
+) -> Iterator[Any]:
+    """Rows of a query, of some images or of all, in no order."""
+    if images is None:
+        yield from session.execute(query)
+        return
+    keys = list(images)
+    for start in range(0, len(keys), _PARAMETERS):
+        yield from session.execute(query.where(column.in_(keys[start : start + _PARAMETERS])))
 
 
 # ---------------------------------------------------------------------------------------------------- records <-> rows

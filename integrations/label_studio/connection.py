@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from integrations.label_studio.lifecycle import home_in, running
 from integrations.settings import ImagesMode, Settings
+from integrations.urls import masked_url
 from saa_core.errors import SettingsError
 
 
@@ -42,8 +43,8 @@ def connection(settings: Settings) -> Connection:
     if settings.label_studio_token is None:
         raise SettingsError(
             "label_studio_token",
-            f"is not set, and {settings.label_studio_url} wants one; set SAA_LABEL_STUDIO_TOKEN to the access token "
-            "from its page Account & Settings",
+            f"is not set, and {masked_url(settings.label_studio_url)} wants one; set SAA_LABEL_STUDIO_TOKEN to the "
+            "access token from its page Account & Settings",
         )
     url = settings.label_studio_url.rstrip("/")
     return _with_images(url, settings.label_studio_token, settings, settings.label_studio_files)

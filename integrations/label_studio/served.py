@@ -14,8 +14,8 @@ def serves_images(client: Client, project: int) -> str:
     Raises:
         ServiceError: The project is gone, or what comes is no image.
     """
-    query = {"project": project, "fields": "all", "include": "id,data", "page_size": 1, "page": 1, "ordering": "-id"}
-    tasks = client.get("/api/tasks/", query)["tasks"]
+    newest = {"query": '{"ordering": ["-tasks:id"]}', "page_size": 1, "page": 1}
+    tasks = client.get("/api/tasks/", {"project": project, "fields": "all", "include": "id,data", **newest})["tasks"]
     if not tasks:
         return f"project {project} holds no images"
     url = str(tasks[0]["data"].get("image", ""))

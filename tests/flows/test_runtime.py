@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from tasks.progress import advance, watched_by
 from flows.runtime import one_thread_each
+from tasks.progress import advance, watched_by
 
 
 def child(code: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:

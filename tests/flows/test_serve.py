@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from flows.cli.serve import listen, serve
+from flows.cli import app
+from flows.cli.serve import address_of, listen, run
 from integrations.label_studio.doorbell import HEADER, address
 from saa_core.errors import SettingsError
 
-SERVE = "import typer; from flows.cli.serve import serve; typer.run(serve)"
+SERVE = "import sys; from flows.cli import main; sys.argv[0:1] = ['saa', 'serve']; main()"
 
 # A doorbell whose pulls are told by what is in a folder: NAME is there when a pull began, and may-end lets it end.
 DOUBLE = """
@@ -90,9 +91,37 @@ def settled(holds: Callable[[], bool]) -> bool:
 
 
 def test_help_teaches_by_example() -> None:
-    app = typer.Typer()
-    app.command()(serve)
-    assert "saa serve" in CliRunner().invoke(app, ["--help"]).output
+    assert "saa serve" in CliRunner().invoke(app, ["serve", "--help"]).output
+
+
+def test_a_visit(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    said: list[str] = []
+
+    def visit() -> None:
+        try:
+            httpx.post(address(url, "cap"), headers={HEADER: "s3cret"})
+            settled(lambda: "cap: 3 reviews" in said_so_far())
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    def said_so_far() -> str:
+        said.append(capsys.readouterr().err)
+        return "".join(said)
+
+    with listen("127.0.0.1", 0) as listener:
+        url = address_of("127.0.0.1", listener)
+        run(listener, "s3cret", lambda product: "3 reviews", threading.Thread(target=visit).start, pause=0)
+    assert said_so_far().splitlines() == ["cap: 3 reviews", "stopping; a pull that runs is finished first"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_the_address_is_one_that_others_can_use() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        assert address_of("127.0.0.1", listener) == f"http://127.0.0.1:{port}"
+        assert address_of("0.0.0.0", listener) == f"http://{socket.gethostname()}:{port}"
+        assert address_of("::1", listener) == f"http://[::1]:{port}"
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -180,6 +209,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"127.0.0.1 port {port}: Address already in use; --host"):
             listen("127.0.0.1", port)
+        again = CliRunner().invoke(app, ["serve", "--port", str(port), "--workspace", str(tmp_path)])
+        assert isinstance(again.exception, SettingsError)
 
 
 def test_an_address_of_another_machine_is_named() -> None:

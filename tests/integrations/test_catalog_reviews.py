@@ -1,3 +1,4 @@
+import json
 import sqlite3
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
-from integrations.catalog import Catalog, PredictionRecord, RunImage, RunRecord
+from integrations.catalog import Catalog, PredictionRecord, Pushed, ReviewKey, RunImage, RunRecord
 from saa_core.errors import StoreError
-from saa_core.masks import Rle, encode
+from saa_core.masks import Rle, encode, to_string
 from saa_core.prompts import PromptBundle
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, compare, evidence
 
@@ -78,7 +79,7 @@ REVIEW = Review(
 PLAIN = replace(
     REVIEW, id="18", verdict=None, words="", lead_seconds=None, run=None, bundle=None, aided=False, regions=()
 )
-PREDICTION = PredictionRecord(TARGET, A, "abc1", BUNDLE.id, "v1", 3, 4, True, 0.25, SHOWN, NOON)
+PREDICTION = PredictionRecord(TARGET, A, "abc1", BUNDLE.id, "v1", 3, True, 0.25, SHOWN, NOON)
 
 
 # -------------------------------------------------------------------------------------------------------------- reviews
@@ -151,9 +152,17 @@ def test_one_moment_in_two_time_zones(catalog: Catalog) -> None:
 
 def test_reviews_are_oldest_first_however_they_came(catalog: Catalog) -> None:
     early, late = (replace(REVIEW, updated=NOON + timedelta(days=days)) for days in (-1, 1))
+    early = replace(early, source="screen")
     catalog.add_reviews([late])
     catalog.add_reviews([REVIEW, early])
     assert catalog.reviews("bottle") == (early, REVIEW, late)
+
+
+def test_a_mask_that_was_left_alone_is_kept_once(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.add_reviews([replace(REVIEW, regions=compare(SHOWN[:1], LEFT[:1]))])
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as raw:
+        ((stored,),) = raw.execute("SELECT regions FROM reviews")
+    assert stored.count(json.dumps(to_string(mask(0)))) == 1
 
 
 @pytest.mark.parametrize("statement", ["UPDATE reviews SET words = 'mine'", "DELETE FROM reviews"])
@@ -282,20 +291,34 @@ def test_evidence_of_stored_reviews(catalog: Catalog) -> None:
     assert evidence(catalog.reviews("bottle")) == {A: later, B: good}
 
 
+def test_which_versions_are_known(catalog: Catalog) -> None:
+    later = replace(REVIEW, state="withdrawn", updated=NOON + timedelta(days=1))
+    catalog.add_reviews([later, REVIEW, replace(PLAIN, image=B), replace(REVIEW, source="masks")])
+    keys = [
+        ReviewKey(A, "17", NOON, "submitted", REVIEW.annotator),
+        ReviewKey(B, "18", NOON, "submitted", REVIEW.annotator),
+        ReviewKey(A, "17", later.updated, "withdrawn", REVIEW.annotator),
+    ]
+    assert list(catalog.review_keys(TARGET)) == keys
+    assert list(catalog.review_keys(TARGET, images=[A])) == [keys[0], keys[2]]
+    assert catalog.review_keys("elsewhere") == ()
+
+
 # ---------------------------------------------------------------------------------------------------------- predictions
 
 
 def test_predictions_come_back_as_they_were_given(catalog: Catalog) -> None:
-    blind = replace(PREDICTION, image=B, task=5, prediction=None, aided=False, pushed=NOON - timedelta(days=1))
+    blind = replace(PREDICTION, image=B, task=5, aided=False, pushed=NOON - timedelta(days=1))
     catalog.record_predictions([PREDICTION, blind])
     assert catalog.predictions(TARGET) == (blind, PREDICTION)
+    assert catalog.pushed(TARGET) == (Pushed(B, "v1", 5, False), Pushed(A, "v1", 3, True))
     assert catalog.predictions("elsewhere") == ()
 
 
 def test_a_prediction_noted_again_is_replaced(catalog: Catalog) -> None:
     other = replace(PREDICTION, version="v2", pushed=NOON + timedelta(days=1))
     catalog.record_predictions([PREDICTION, other])
-    better = replace(PREDICTION, task=30, prediction=40, priority=1.0, regions=SHOWN[:1])
+    better = replace(PREDICTION, task=30, priority=1.0, regions=SHOWN[:1])
     catalog.record_predictions([better])
     assert catalog.predictions(TARGET) == (better, other)
 
@@ -322,6 +345,31 @@ def test_a_target_is_remembered_for_each_product_and_server(catalog: Catalog) ->
 
 def test_the_size_of_an_image(catalog: Catalog) -> None:
     assert [catalog.image(key) for key in (A, UNREAD, "z" * 64)] == [(4, 5), None, None]
+
+
+def test_the_sizes_of_those_that_have_one(catalog: Catalog) -> None:
+    assert catalog.sizes([A, B, UNREAD, "z" * 64]) == {A: (4, 5), B: (4, 5)}
+    assert catalog.sizes([]) == {}
+
+
+def test_more_images_than_a_statement_takes(catalog: Catalog) -> None:
+    reviews = (REVIEW, replace(PLAIN, image=B, updated=NOON - timedelta(days=1)))
+    catalog.add_reviews(reviews)
+    catalog.record_predictions([PREDICTION, replace(PREDICTION, image=B, pushed=NOON - timedelta(days=1))])
+    many = [A, *(f"{n:064}" for n in range(70_000)), B]
+    assert catalog.sizes(many).keys() == {A, B}
+    assert [review.image for review in catalog.reviews("bottle", many)] == [B, A]
+    assert [key.image for key in catalog.review_keys(TARGET, many)] == [B, A]
+    assert [record.image for record in catalog.predictions(TARGET, many)] == [B, A]
+
+
+@pytest.mark.parametrize("images", [[], [A], [A, B], [UNREAD]])
+def test_what_is_known_of_some_images(catalog: Catalog, images: list[str]) -> None:
+    catalog.add_reviews([REVIEW, replace(PLAIN, image=B)])
+    catalog.record_predictions([PREDICTION, replace(PREDICTION, image=B)])
+    found = [image for image in images if image != UNREAD]
+    assert [review.image for review in catalog.reviews("bottle", images)] == found
+    assert [record.image for record in catalog.predictions(TARGET, images)] == found
 
 
 Question = Callable[[Catalog], object]

@@ -140,3 +140,13 @@ def test_a_lock_lives_as_long_as_whoever_inherits_it(tmp_path: Path) -> None:
     child.kill()
     child.wait()
     assert not is_held(lock)
+
+
+def test_a_lock_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_held(tmp_path / "file" / "lock")
+    with pytest.raises(StoreError, match="cannot be read"):
+        is_held(tmp_path / "loop")
+    with pytest.raises(StoreError, match="cannot be written"), held(tmp_path / "file" / "lock"):
+        pass

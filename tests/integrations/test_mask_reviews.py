@@ -47,8 +47,9 @@ def region(mask: BoolMask) -> Region:
 
 TWO, NONE, TOUCHING, TWINS = ref("sub/a.jpg"), ref("b.png"), ref("touching.png"), ref("c.jpg", "copy/c.jpg")
 SAME_STEM = ref("d.jpg"), ref("d.png")
+NESTED = ref("n.bmp"), ref("n.bmp.png")
 REGIONS = {TWO: [block(0, 0), block(6, 8)], TOUCHING: [block(0, 0), block(3, 4), block(2, 2)]}
-REFS = (TWO, NONE, TOUCHING, TWINS, *SAME_STEM)
+REFS = (TWO, NONE, TOUCHING, TWINS, *SAME_STEM, *NESTED)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def test_the_masks_of_a_run_come_back_accepted(place: Place) -> None:
     found = read_masks(place.runs / "abc1" / "masks", "bottle", place.catalog, place.runs)
     assert found.refused == ()
     assert [review.image for review in found.reviews] == [
-        NONE.key, TWINS.key, SAME_STEM[0].key, SAME_STEM[1].key, TWO.key, TOUCHING.key,
+        each.key for each in (NONE, TWINS, *SAME_STEM, *NESTED[::-1], TWO, TOUCHING)
     ]  # fmt: skip
     outcomes = {review.image: [region.outcome for region in review.regions] for review in found.reviews}
     assert {key: told for key, told in outcomes.items() if told} == {
@@ -192,6 +193,9 @@ def test_the_latest_finished_run_counts(place: Place) -> None:
         ("d.png.bmp", SAME_STEM[1]),
         ("d.tif", None),
         ("copy/c.png", TWINS),
+        ("n.bmp", NESTED[0]),
+        ("n.png", NESTED[0]),
+        ("n.bmp.png", NESTED[1]),
     ],
 )
 def test_a_mask_is_named_as_its_image_or_as_the_run_names_it(place: Place, name: str, image: ImageRef | None) -> None:

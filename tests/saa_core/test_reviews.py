@@ -99,6 +99,13 @@ def test_the_assignment_is_the_best_of_all_together() -> None:
     assert [review.reviewed for review in result] == left
 
 
+def test_what_fits_equally_well_is_chosen_alike_in_any_order() -> None:
+    halves = [reviewed(None, 0), reviewed(None, 1)]
+    found, again = (compare([predicted("a", 0, 1)], left) for left in (halves, halves[::-1]))
+    assert told(found) == [("adjusted", 0.5), ("added", None)]
+    assert found == again
+
+
 def test_of_equal_overlaps_the_same_label_is_preferred() -> None:
     shown = [predicted("a", 0, label="stain"), predicted("b", 0)]
     assert told(compare(shown, [reviewed(None, 0)])) == [("rejected", None), ("accepted", 1.0)]

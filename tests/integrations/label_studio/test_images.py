@@ -60,14 +60,14 @@ class TestLocalFiles(ConvertingContract):
     def test_no_second_copy_on_the_same_disk_and_no_remains(
         self, source: Callable[[], LocalFiles], gallery: Gallery, label_studio: Server
     ) -> None:
-        image = gallery.put("a.png", encoded(4))
+        image = gallery.put("a.png", encoded(104))
         published = source().publish([image])
         (file,) = files_of(label_studio, published)
         assert file.samefile(gallery.path(image))
         assert [path.name for path in file.parent.iterdir() if path.name.startswith(".")] == []
 
     def test_a_link_in_the_set_is_followed(self, source: Callable[[], LocalFiles], gallery: Gallery) -> None:
-        image = gallery.put("a.png", encoded(5))
+        image = gallery.put("a.png", encoded(105))
         target = gallery.path(image).with_name("target.png")
         gallery.path(image).rename(target)
         gallery.path(image).symlink_to(target)
@@ -75,7 +75,7 @@ class TestLocalFiles(ConvertingContract):
         source().check(image, url)
 
     def test_what_cannot_be_linked_is_copied(self, source: Callable[[], LocalFiles], gallery: Gallery) -> None:
-        image = gallery.put("a.png", encoded(6))
+        image = gallery.put("a.png", encoded(106))
         data = gallery.path(image).read_bytes()
         memory = fsspec.filesystem("memory")
         memory.pipe_file("/bucket/a.png", data)
@@ -86,7 +86,7 @@ class TestLocalFiles(ConvertingContract):
     def test_a_file_that_was_changed_in_place_is_published_anew(
         self, source: Callable[[], LocalFiles], gallery: Gallery, label_studio: Server
     ) -> None:
-        image = gallery.put("a.png", encoded(7))
+        image = gallery.put("a.png", encoded(107))
         published = source().publish([image])
         (file,) = files_of(label_studio, published)
         data = file.read_bytes()
@@ -111,7 +111,7 @@ class TestLocalFiles(ConvertingContract):
     def test_a_server_that_lost_the_folder_is_told_apart(
         self, client: Client, project: int, source: Callable[[], LocalFiles], gallery: Gallery, label_studio: Server
     ) -> None:
-        image = gallery.put("a.png", encoded(8))
+        image = gallery.put("a.png", encoded(108))
         published = source().publish([image])
         (file,) = files_of(label_studio, published)
         file.unlink()
@@ -133,7 +133,7 @@ class TestLocalFiles(ConvertingContract):
     def test_a_folder_that_cannot_be_written(
         self, source: Callable[[], LocalFiles], gallery: Gallery, label_studio: Server
     ) -> None:
-        image = gallery.put("a.png", encoded(11))
+        image = gallery.put("a.png", encoded(111))
         in_the_way = label_studio.files / "saa" / image.key[:2]
         source().publish([])
         in_the_way.write_text("")
@@ -145,7 +145,7 @@ class TestLocalFiles(ConvertingContract):
     def test_a_full_disk_leaves_no_part(
         self, project: int, source: Callable[[], LocalFiles], gallery: Gallery, label_studio: Server
     ) -> None:
-        image = gallery.put("a.tif", encoded(12, "TIFF"))
+        image = gallery.put("a.tif", encoded(112, "TIFF"))
         arguments = [label_studio.url, str(project), str(label_studio.files), image.key, image.uri]
         done = subprocess.run(
             [sys.executable, "-c", PUBLISH_PAST_THE_LIMIT, *arguments],
