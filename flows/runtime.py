@@ -144,6 +144,7 @@ def _wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     server.kill()
+    del os.environ["PREFECT_API_URL"]  # the next flow of this process tries again
     raise StoreError("Prefect's API", f"did not start on this machine; its last words are in {log}")
 
 

@@ -53,6 +53,13 @@ def publish(product: str, workspace: Path, run: str | None = None, webhook: str 
     Raises:
         SaaError: What the flow raised, or that Prefect's API does not answer.
     """
+    from integrations.label_studio.connection import connection
+    from integrations.label_studio.webhook import check_url
+
+    # What can be known at once is said before Prefect starts, and a URL with a password never becomes its parameter.
+    connection(Settings.load(workspace=workspace))
+    if webhook is not None:
+        check_url(webhook)
 
     def flow() -> PushReport:
         from flows.publish import publish_flow
@@ -65,6 +72,9 @@ def publish(product: str, workspace: Path, run: str | None = None, webhook: str 
 
 def collect(product: str, workspace: Path) -> PullReport:
     """Pull a product's reviews from Label Studio by the `collect` flow, see `flows.collect`; errors as in `publish`."""
+    from integrations.label_studio.connection import connection
+
+    connection(Settings.load(workspace=workspace))
 
     def flow() -> PullReport:
         from flows.collect import collect_flow

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class KnownTask:
 
 
 def list_tasks(
-    client: Client, project: int, include: str, query: str | None = None, size: int = 1000
+    client: Client, project: int, include: str, filters: Sequence[Mapping[str, str]] = (), size: int = 1000
 ) -> Iterator[dict[str, Any]]:
     """Tasks of a project by rising id.
 
@@ -30,12 +31,17 @@ def list_tasks(
         client: The server.
         project: Id of the project.
         include: Names of the fields, also of those of nested annotations; all others are left out.
-        query: A data manager's query as JSON.
+        filters: Conditions of the data manager, all of which hold.
         size: Tasks a page.
     """
-    parameters = {"project": project, "fields": "all", "include": include, "page_size": size, "ordering": "id"}
-    if query is not None:
-        parameters["query"] = query
+    query = {"filters": {"conjunction": "and", "items": list(filters)}, "ordering": ["tasks:id"]}
+    parameters = {
+        "project": project,
+        "fields": "all",
+        "include": include,
+        "page_size": size,
+        "query": json.dumps(query),
+    }
     page, total = 1, 0
     while page == 1 or (page - 1) * size < total:
         answer = client.get("/api/tasks/", {**parameters, "page": page})

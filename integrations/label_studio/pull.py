@@ -9,7 +9,6 @@ annotation that is gone from its task is noted as withdrawn. Nothing in the cata
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,7 +85,9 @@ class _Pull:
         self.client, self.catalog, self.product, self.project, self.advance = client, catalog, product, project, advance
         self.target = target_of(client, project)
         self.report = PullReport(project=project)
-        self.image_of = {pushed.task: pushed.image for pushed in catalog.pushed(self.target)}
+        pushed = catalog.pushed(self.target)
+        self.image_of = {each.task: each.image for each in pushed}
+        self.task_of = {each.image: each.task for each in pushed}  # a task that was deleted may have been made again
         self.size_of = catalog.sizes(set(self.image_of.values()))
         self.people: dict[int, str] | None = None
 
@@ -105,14 +106,14 @@ class _Pull:
             self.catalog.add_reviews([], cursor=(self.target, _cursor(newest, began)))
         return self.report
 
-    def _changed(self) -> str | None:
-        """The query for what changed since the last pull; None is everything."""
+    def _changed(self) -> list[dict[str, str]]:
+        """The filter for what changed since the last pull; empty for everything."""
         cursor = self.catalog.cursor(self.target)
         if cursor is None:
-            return None
+            return []
         since = (datetime.fromisoformat(cursor) - OVERLAP).strftime(_STAMP)
-        item = {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": since}
-        return json.dumps({"filters": {"conjunction": "and", "items": [item]}})
+        column = {"filter": "filter:tasks:updated_at", "type": "Datetime"}
+        return [{**column, "operator": "greater_or_equal", "value": since}]
 
     def _store(self, tasks: Sequence[_Json]) -> None:
         """Store what is new in some tasks."""
@@ -130,35 +131,36 @@ class _Pull:
 
     def _look_for_vanished(self) -> None:
         there = {task["id"] for task in list_tasks(self.client, self.project, "id")}
-        self.report.vanished = sorted(self.image_of[task] for task in self.image_of.keys() - there)
+        self.report.vanished = sorted(image for image, task in self.task_of.items() if task not in there)
 
     # ------------------------------------------------------------------------------------------------------- one task
 
     def _read(self, task: _Json, shown: Sequence[PredictionRecord], before: Iterable[ReviewKey]) -> Iterator[Review]:
         """The reviews of a task that the catalog does not have: new, changed and withdrawn ones."""
-        image = self.image_of[task["id"]]
-        known = [key for key in before if key.image == image]
+        of_task = f"{task['id']}/"
+        known = [key for key in before if key.id.startswith(of_task)]
         versions = {(key.id, key.updated, key.state) for key in known}
-        for annotation in task["annotations"]:
+        there = {f"{of_task}{annotation['id']}": annotation for annotation in task["annotations"]}
+        for identity, annotation in there.items():
             state = "skipped" if annotation["was_cancelled"] else "submitted"
-            if (str(annotation["id"]), _moment(annotation["updated_at"]), state) not in versions:
-                yield from self._review(image, annotation, shown)
-        gone = {key.id for key in known} - {str(annotation["id"]) for annotation in task["annotations"]}
+            if (identity, _moment(annotation["updated_at"]), state) not in versions:
+                yield from self._review(identity, self.image_of[task["id"]], annotation, shown)
         for key in _newest(known):
-            if key.id in gone and key.state != "withdrawn":
-                yield self._withdrawn(key, _moment(task["updated_at"]))
+            if key.id not in there and key.state != "withdrawn":
+                yield self._withdrawn(key, max(key.updated, _moment(task["updated_at"])))
 
-    def _review(self, image: str, annotation: _Json, shown: Sequence[PredictionRecord]) -> Iterator[Review]:
-        name = f"annotation {annotation['id']} of {image[:12]}"
+    def _review(
+        self, identity: str, image: str, annotation: _Json, shown: Sequence[PredictionRecord]
+    ) -> Iterator[Review]:
         try:
-            answer = read_answer(annotation["result"], name, self.size_of[image])
+            answer = read_answer(annotation["result"], f"task/annotation {identity}", self.size_of[image])
             record = self._origin(annotation, answer, shown)
             skipped = annotation["was_cancelled"]
             yield Review(
                 product=self.product,
                 image=image,
                 source=self.target,
-                id=str(annotation["id"]),
+                id=identity,
                 state="skipped" if skipped else "submitted",
                 annotator=self._person(annotation["completed_by"]),
                 updated=_moment(annotation["updated_at"]),
@@ -173,7 +175,7 @@ class _Pull:
             )
             self.report.ignored += 0 if skipped else answer.ignored
         except ReviewError as error:
-            self.report.refused.append((error.name, error.reason))
+            self.report.refused.append((f"task/annotation {identity}", error.reason))
 
     def _outcomes(self, annotation: _Json, answer: Answer, record: PredictionRecord) -> tuple[RegionReview, ...]:
         ids = {region.id for region in record.regions}

@@ -144,7 +144,7 @@ class _Push:
         self.report = _report(client, self.project, request)
         pushed = catalog.pushed(self.target)
         self.aided = {each.image: each.aided for each in pushed}
-        self.noted = {each.image for each in pushed if each.version == request.version}
+        self.noted = {(each.image, each.task) for each in pushed if each.version == request.version}
 
     def run(self) -> PushReport:
         config = self.project.config
@@ -280,7 +280,7 @@ class _Push:
 
     def _note(self, items: Iterable[PushItem], known: Mapping[str, KnownTask], plan: Plan) -> None:
         """Tell the catalog what is on the server, also what a killed push left there; what it knows is not touched."""
-        new = [item for item in items if item.ref.key not in self.noted]
+        new = [item for item in items if (item.ref.key, known[item.ref.key].id) not in self.noted]
         self.catalog.record_predictions(self._record(item, known[item.ref.key].id, plan) for item in new)
 
     def _record(self, item: PushItem, task: int, plan: Plan) -> PredictionRecord:

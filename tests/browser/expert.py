@@ -1,7 +1,7 @@
 """An expert at the screen: Label Studio's own editor in headless Chromium, driven as a person drives it.
 
-Everything is found by what a person, or a screen reader, finds it by: roles, labels, names. Points are given in pixels of
-the image, wherever and however large the editor shows it.
+Everything is found by what a person, or a screen reader, finds it by: roles, labels, names. Points are given in pixels
+of the image, wherever and however large the editor shows it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ def find_browser() -> str:
 @contextmanager
 def expert_at(url: str, email: str, password: str, width: int = 1400, height: int = 1000) -> Iterator[Expert]:
     """An expert who has logged in, before a window of so many pixels."""
+    program = find_browser()
     # Chromium refuses to start its sandbox as root, which is who runs a container.
     sandbox = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=sandbox)
+        browser = playwright.chromium.launch(executable_path=program, args=sandbox)
         try:
             page = browser.new_page(viewport={"width": width, "height": height}, base_url=url)
             page.set_default_timeout(_PATIENCE)
@@ -85,22 +86,24 @@ class Expert:
     # ---------------------------------------------------------------------------------------------------------- opening
 
     def open(self, project: int, task: int, regions: int) -> None:
-        """Open a task from the list, and wait until the image and so many regions are on the screen."""
+        """Open a task of the list, and wait until its image and so many regions are on the screen."""
         self.page.goto(f"/projects/{project}/data?task={task}")
-        self._wait(regions)
+        self.meet(task, regions)
 
-    def open_in_stream(self, project: int, task: int, regions: int) -> None:
-        """Take a task as the next one to label, as "Label 1 Task" does; only there a task can be skipped."""
+    def label_all(self, project: int) -> None:
+        """Ask for one task after the other, in the order of the first tab; only so can a task be skipped."""
         self.page.goto(f"/projects/{project}/data")
-        self.page.get_by_label(f"Select Task {task}", exact=True).click()
-        self.page.get_by_role("button", name="Label 1 Task").click()
-        self._wait(regions)
+        self.page.get_by_role("button", name="Label All Tasks").click()
 
-    def _wait(self, regions: int) -> None:
-        self._submit_button.wait_for()
+    def meet(self, task: int, regions: int) -> None:
+        """Wait until a task is on the screen, with its image and so many regions."""
+        self.page.locator(f".lsf-current-task__task-id:text-is('{task}')").wait_for()
         self.page.wait_for_function(_LOADED)
-        self.page.wait_for_function("n => document.querySelectorAll('[role=treeitem]').length === n", arg=regions)
+        self._wait_for_regions(regions)
         self.picture()
+
+    def _wait_for_regions(self, number: int) -> None:
+        self.page.wait_for_function("n => document.querySelectorAll('[role=treeitem]').length === n", arg=number)
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
@@ -164,7 +167,7 @@ class Expert:
         left = self._regions.count() - 1
         self.select(label)
         self.page.keyboard.press("Backspace")
-        self._wait(left)
+        self._wait_for_regions(left)
 
     def relabel(self, old: str, new: str) -> None:
         self.select(old)
@@ -176,7 +179,7 @@ class Expert:
         self.take("brush-tool")
         self.choose_label(label)
         self.stroke(*points)
-        self._wait(number + 1)
+        self._wait_for_regions(number + 1)
         field = self._regions.last.get_by_test_id("textarea-region-input")
         field.fill(words)
         field.press("Enter")
@@ -186,10 +189,10 @@ class Expert:
         self.page.locator(f"input[type=checkbox][name={verdict}]").check()
 
     def submit(self) -> None:
-        self._send(self._submit_button)
+        self._send("Submit current annotation")
 
     def skip(self) -> None:
-        self._send(self.page.get_by_role("button", name="skip-task"))
+        self._send("skip-task")
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
@@ -197,13 +200,9 @@ class Expert:
     def _regions(self) -> Locator:
         return self.page.get_by_role("treeitem")
 
-    @property
-    def _submit_button(self) -> Locator:
-        return self.page.get_by_role("button", name="Submit current annotation")
-
-    def _send(self, button: Locator) -> None:
+    def _send(self, button: str) -> None:
         with self.page.expect_response(_is_annotation) as answer:
-            button.click()
+            self.page.get_by_role("button", name=button).click()
         assert answer.value.status == 201, answer.value.text()
 
     @property
