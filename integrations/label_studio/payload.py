@@ -136,8 +136,11 @@ def _row(item: PushItem, region: PredictedRegion, scores: Mapping[str, float]) -
         "image_rotation": 0,
         "origin": "prediction",
         "score": region.score,
-        # `text` is what the editor shows under the region.
-        "meta": {"text": [f"{phrase} {score:.2f}" for phrase, score in best[:3]], "phrase_scores": dict(scores)},
+        # `text` is what the editor shows under the region; it runs the strings of the list together.
+        "meta": {
+            "text": ["\n".join(f"{phrase} {score:.2f}" for phrase, score in best[:3])],
+            "phrase_scores": dict(scores),
+        },
         "value": {"format": "rle", "rle": list(encode_rle(region.mask)), "brushlabels": [region.label]},
     }
 

@@ -37,8 +37,8 @@ class PushRequest:
 
     @property
     def version(self) -> str:
-        """`model_version` of the predictions: bundle, run, and the models by name."""
-        return f"{self.bundle.id}@{self.run} {self.models}"
+        """`model_version` of the predictions: bundle and run. The models come first, since the editor shortens it."""
+        return f"{self.models} {self.bundle.id}@{self.run}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,19 +12,46 @@ from typing import Any
 
 from integrations.label_studio.client import Client
 from integrations.label_studio.labeling_config import Merged, build, labels_in, merge
+from integrations.label_studio.payload import KEY
 from saa_core.errors import ServiceError
 
-_KEY = "saa product:"
+_LINE = "saa product:"
 _PAGE = 100
 _TITLE = 50
 """Characters that a title may have, by the server's rule; at least 3."""
 
+_HIDDEN = [
+    "tasks:id",
+    "tasks:inner_id",
+    "tasks:completed_at",
+    "tasks:cancelled_annotations",
+    "tasks:total_predictions",
+    "tasks:annotators",
+    "tasks:annotations_results",
+    "tasks:annotations_ids",
+    "tasks:predictions_model_versions",
+    "tasks:predictions_results",
+    "tasks:file_upload",
+    "tasks:storage_filename",
+    "tasks:created_at",
+    "tasks:updated_at",
+    "tasks:updated_by",
+    "tasks:avg_lead_time",
+    "tasks:draft_exists",
+    f"tasks:data.{KEY}",
+]
+"""What an expert has no use for: seen are the number of annotations, the priority, the picture and its name."""
+_COLUMNS = {"explore": _HIDDEN, "labeling": [*_HIDDEN, "tasks:data.title", "tasks:predictions_score"]}
+"""By place: the list on its own, and the narrow one beside the editor, where ids would fill it."""
+
 TABS: Mapping[str, Mapping[str, Any]] = {
     "by review priority": {
+        "hiddenColumns": _COLUMNS,
         "ordering": ["-tasks:predictions_score"],
         "filters": {"conjunction": "and", "items": []},
     },
     "without masks": {
+        "hiddenColumns": _COLUMNS,
         "ordering": ["tasks:id"],
         "filters": {
             "conjunction": "and",
@@ -172,7 +199,7 @@ def _all(client: Client) -> list[dict[str, Any]]:
 
 
 def _key(product: str) -> str:
-    return f"{_KEY} {' '.join(product.split())}"
+    return f"{_LINE} {' '.join(product.split())}"
 
 
 def _is_of(content: Mapping[str, Any], product: str) -> bool:

@@ -141,7 +141,7 @@ class Expert:
 
     def select(self, label: str) -> None:
         """Select the only region with a label."""
-        self._regions.filter(has=self.page.get_by_text(label, exact=True)).click()
+        self._region(label).click()
 
     def take(self, tool: Tool) -> None:
         self.page.get_by_role("button", name=tool, exact=True).click()
@@ -180,9 +180,11 @@ class Expert:
         self.choose_label(label)
         self.stroke(*points)
         self._wait_for_regions(number + 1)
-        field = self._regions.last.get_by_test_id("textarea-region-input")
-        field.fill(words)
-        field.press("Enter")
+        self._write(self._regions.last, words)
+
+    def say(self, label: str, words: str) -> None:
+        """Write under the only region with a label what it is."""
+        self._write(self._region(label), words)
 
     def judge(self, verdict: str) -> None:
         """Give the verdict on the image."""
@@ -199,6 +201,15 @@ class Expert:
     @property
     def _regions(self) -> Locator:
         return self.page.get_by_role("treeitem")
+
+    def _region(self, label: str) -> Locator:
+        return self._regions.filter(has=self.page.get_by_text(label, exact=True))
+
+    @staticmethod
+    def _write(region: Locator, words: str) -> None:
+        field = region.get_by_test_id("textarea-region-input")
+        field.fill(words)
+        field.press("Enter")
 
     def _send(self, button: str) -> None:
         with self.page.expect_response(_is_annotation) as answer:

@@ -33,7 +33,7 @@ def test_a_run_arrives_whole(any_desk: Desk) -> None:
     item = desk.items[1]
     assert task["data"] | {"image": ""} == {"image": "", "title": "0001.png", KEY: item.ref.key}
     (prediction,) = task["predictions"]
-    assert prediction["model_version"] == report.version == f"{SCRATCHES.id}@run1 lexical+contour"
+    assert prediction["model_version"] == report.version == f"lexical+contour {SCRATCHES.id}@run1"
     assert prediction["score"] == pytest.approx(item.priority, abs=1e-6)
     answer = read_answer(prediction["result"], "", (HEIGHT, WIDTH))
     assert [(region.id, region.label, region.mask) for region in answer.regions] == [
@@ -41,7 +41,7 @@ def test_a_run_arrives_whole(any_desk: Desk) -> None:
     ]
     assert [row["score"] for row in prediction["result"]] == [0.9, 0.775]
     assert prediction["result"][0]["meta"]["phrase_scores"] == {"scratch": 0.9, "dirt": 0.1}
-    assert prediction["result"][0]["meta"]["text"] == ["scratch 0.90", "dirt 0.10"]
+    assert prediction["result"][0]["meta"]["text"] == ["scratch 0.90\ndirt 0.10"]
 
 
 def test_the_expert_is_shown_the_version_in_order_of_priority(desk: Desk) -> None:
@@ -135,7 +135,7 @@ def test_what_would_be_done_is_said_and_not_done(desk: Desk) -> None:
     said = dry_push(desk.client, desk.catalog, desk.request())
     assert (said.project, said.tasks, said.predictions, said.present) == (desk.project, 0, 3, 0)
     assert {task["predictions_model_versions"] for task in desk.tasks().values()} == {
-        f"{SCRATCHES.id}@run1 lexical+contour"
+        f"lexical+contour {SCRATCHES.id}@run1"
     }
 
 
