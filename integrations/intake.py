@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from integrations.catalog import Catalog
@@ -47,7 +47,11 @@ class Intake:
         if new:
             catalog.add_reviews(new)
             self._count(new)
-            self.disagreements += tuple(disagreements(catalog.reviews(new[0].product, images)))
+            self._look_for_disagreement(catalog, new[0].product, images)
+
+    def _look_for_disagreement(self, catalog: Catalog, product: str, images: Collection[str]) -> None:
+        several = {image for image, people in catalog.annotators(product, images).items() if len(people) > 1}
+        self.disagreements += disagreements(catalog.reviews(product, several))
 
     def _count(self, reviews: Sequence[Review]) -> None:
         self.states.update(review.state for review in reviews)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, cast
 
@@ -106,6 +107,16 @@ class ReviewTables(Tables):
         with self._reading() as session:
             found = [_review(row) for (row,) in _of_images(session, query, ReviewRow.image_key, images)]
         return tuple(sorted(found, key=lambda each: (each.updated, each.source, each.id, each.state)))
+
+    def annotators(self, product: str, images: Collection[str]) -> dict[str, set[str]]:
+        """Who reviewed each of some images; those that nobody did are left out."""
+        row = ReviewRow
+        query = select(row.image_key, row.annotator).where(row.product == product).distinct()
+        found: dict[str, set[str]] = defaultdict(set)
+        with self._reading() as session:
+            for image, annotator in _of_images(session, query, row.image_key, images):
+                found[image].add(annotator)
+        return dict(found)
 
     def cursor(self, name: str) -> str | None:
         """How far something was read; None if it never was."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from integrations.catalog import Catalog, PredictionRecord, ReviewKey
@@ -95,13 +97,14 @@ class _Pull:
         # Asked first: a deleted project is an error here, while a list of its tasks would just be empty.
         total = int(projects.read_project(self.client, self.project)["task_number"])
         began = self.client.stamp()
-        newest, seen = "", 0
-        for page in _pages(list_tasks(self.client, self.project, _FIELDS, self._changed(), _PAGE)):
+        newest, seen, filters = "", set(), self._changed()
+        for page in _pages(list_tasks(self.client, self.project, _FIELDS, filters, _PAGE)):
             self._store(page)
             newest = max(newest, *(str(task["updated_at"]) for task in page))
-            seen += len(page)
-            self.advance("reading reviews", min(seen, total), total)
-        self._look_for_vanished()
+            seen |= {int(task["id"]) for task in page}
+            self.advance("reading reviews", len(seen), total)
+        there = {int(task["id"]) for task in list_tasks(self.client, self.project, "id")} if filters else seen
+        self.report.vanished = sorted(image for image, task in self.task_of.items() if task not in there)
         if newest:
             self.catalog.add_reviews([], cursor=(self.target, _cursor(newest, began)))
         return self.report
@@ -128,10 +131,6 @@ class _Pull:
             review for task in ours.values() for review in self._read(task, shown[self.image_of[task["id"]]], before)
         ]
         self.report.store(self.catalog, self.target, found)
-
-    def _look_for_vanished(self) -> None:
-        there = {task["id"] for task in list_tasks(self.client, self.project, "id")}
-        self.report.vanished = sorted(image for image, task in self.task_of.items() if task not in there)
 
     # ------------------------------------------------------------------------------------------------------- one task
 
@@ -236,15 +235,17 @@ def _newest(keys: Iterable[ReviewKey]) -> Iterable[ReviewKey]:
     return {key.id: key for key in sorted(keys, key=lambda key: key.updated)}.values()
 
 
-def _pages(tasks: Iterable[_Json]) -> Iterator[list[_Json]]:
-    page: list[_Json] = []
-    for task in tasks:
-        page.append(task)
-        if len(page) == _PAGE:
+def _pages(tasks: Iterator[_Json]) -> Iterator[list[_Json]]:
+    """Tasks in lists, of which the next is read from the server while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(_page, tasks)
+        while page := coming.result():
+            coming = reader.submit(_page, tasks)
             yield page
-            page = []
-    if page:
-        yield page
+
+
+def _page(tasks: Iterator[_Json]) -> list[_Json]:
+    return list(islice(tasks, _PAGE))
 
 
 def _moment(stamp: str) -> datetime:
