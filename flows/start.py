@@ -11,7 +11,8 @@ from flows.runs import LabelRequest, RunSummary, finished_summary, run_id
 from flows.runtime import prepare_prefect, result_of
 from integrations.catalog import Catalog
 from integrations.image_sets import scan
-from integrations.settings import Settings
+from integrations.settings import CATALOG_FILE, Settings
+from saa_core.errors import StoreError
 from tasks.progress import advance
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ def publish(product: str, workspace: Path, run: str | None = None, webhook: str 
     """
     from integrations.label_studio.connection import connection
     from integrations.label_studio.webhook import check_url
+    from integrations.label_studio.workspace import run_of
 
     # What can be known at once is said before Prefect starts, and a URL with a password never becomes its parameter.
-    connection(Settings.load(workspace=workspace))
+    settings = _settings_of(workspace)
+    connection(settings)
+    with Catalog(settings.catalog_url) as catalog:
+        run_of(catalog, product, run)
     if webhook is not None:
         check_url(webhook)
 
@@ -74,7 +79,7 @@ def collect(product: str, workspace: Path) -> PullReport:
     """Pull a product's reviews from Label Studio by the `collect` flow, see `flows.collect`; errors as in `publish`."""
     from integrations.label_studio.connection import connection
 
-    connection(Settings.load(workspace=workspace))
+    connection(_settings_of(workspace))
 
     def flow() -> PullReport:
         from flows.collect import collect_flow
@@ -94,12 +99,13 @@ def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushR
     from integrations.label_studio.workspace import push_run
     from tasks.workbench import store_at
 
-    settings = Settings.load(workspace=workspace)
+    settings = _settings_of(workspace)
     return push_run(settings, product, run, store_at(str(workspace)).descriptor, advance, dry=True)
 
 
 def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
     """Take reviews from mask files by the `collect-masks` flow, see `flows.collect`; errors as in `publish`."""
+    _settings_of(workspace)
 
     def flow() -> Intake:
         from flows.collect import collect_masks_flow
@@ -108,6 +114,15 @@ def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
         return cast("Intake", result_of(lambda: collect_masks_flow(place, product, kept, return_state=True)))
 
     return _beside_prefect(workspace, flow)
+
+
+def _settings_of(workspace: Path) -> Settings:
+    """Settings of a workspace that is there: what looks for runs in it does not make one."""
+    settings = Settings.load(workspace=workspace)
+    if settings.catalog is None and not (settings.workspace / CATALOG_FILE).is_file():
+        advice = "`saa label IMAGES --product P` makes one, --workspace names another"
+        raise StoreError(str(settings.workspace), f"is no workspace yet; {advice}")
+    return settings
 
 
 def _beside_prefect(workspace: Path, run: Callable[[], _T]) -> _T:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from integrations.catalog import Catalog
 from saa_core.reviews import Disagreement, Review, disagreements
@@ -59,6 +60,12 @@ class Intake:
         self.findings.update(review.finding or "nothing" for review in submitted)
         self.unaided += sum(not review.aided for review in submitted)
         self.outcomes.update(region.outcome for review in submitted if review.aided for region in review.regions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field, as JSON can hold it."""
+        # Of a Counter, asdict() makes one that counts the other's items.
+        counts = {"states": self.states, "findings": self.findings, "outcomes": self.outcomes}
+        return asdict(self) | {name: dict(counted) for name, counted in counts.items()}
 
     def sentence(self) -> str:
         """What came in, in one sentence."""

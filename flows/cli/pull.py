@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +17,9 @@ from flows.cli.common import (
     progress,
     say_refused,
 )
+
+if TYPE_CHECKING:
+    from integrations.intake import Intake
 
 app = typer.Typer(no_args_is_help=True, help="Bring experts' corrections back into the workspace.")
 
@@ -35,15 +37,7 @@ def label_studio(product: ProductOption, workspace: WorkspaceOption = None, as_j
 
     with progress():
         report = collect(product, Settings.load(workspace=workspace).workspace)
-    say_refused("refused", report.refused)
-    if as_json:
-        print_json({"product": product, **asdict(report)})
-    else:
-        answer(report.sentence())
-        for line in report.remarks():
-            answer(f"note: {line}")
-    if report.refused:
-        raise typer.Exit(Exit.PARTLY)
+    _tell(product, report, as_json)
 
 
 @app.command("masks")
@@ -67,10 +61,17 @@ def masks(
 
     with progress():
         report = collect_masks(folder, product, Settings.load(workspace=workspace).workspace)
+    _tell(product, report, as_json)
+
+
+def _tell(product: str, report: Intake, as_json: bool) -> None:
+    """Print what came in and end with its exit code."""
     say_refused("refused", report.refused)
     if as_json:
-        print_json({"product": product, **asdict(report)})
+        print_json({"product": product, **report.as_dict()})
     else:
         answer(report.sentence())
+        for line in report.remarks():
+            answer(f"note: {line}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

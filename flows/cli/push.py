@@ -58,7 +58,7 @@ def label_studio(
         answer(f"{'would be: ' if dry_run else ''}{report.sentence()}")
         for note in report.notes:
             answer(f"note: {note}")
-        answer(f"masks by: {report.version}")
+        answer(f"masks by: {report.version} - weight-free, not GroundingDINO or SAM")
         answer(f"project: {report.url}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from integrations.label_studio.push import Advance, PushReport, dry_push, push, 
 from integrations.label_studio.webhook import register, webhook_secret
 from integrations.outputs import ImageRecord, read_records, read_run
 from integrations.settings import Settings
-from saa_core.errors import ServiceError, StoreError
+from saa_core.errors import ImageError, ServiceError, StoreError
 from saa_core.priority import Judged, priorities
 from saa_core.prompts import PromptBundle
 from saa_core.types import ImageRef
@@ -48,7 +48,7 @@ def push_run(
         SaaError: No server, no such run, or as `push`.
     """
     with _connected(settings) as (server, client), Catalog(settings.catalog_url) as catalog:
-        request = _request(settings, catalog, _run(catalog, product, run), describe)
+        request = _request(settings, catalog, run_of(catalog, product, run), describe)
         if dry:
             return dry_push(client, catalog, request)
         source = partial(_source, server, client)
@@ -86,7 +86,17 @@ def _source(server: Connection, client: Client, project: int) -> ImageSource:
     return image_source(server.images, client, project, server.files)
 
 
-def _run(catalog: Catalog, product: str, run: str | None) -> RunRecord:
+def run_of(catalog: Catalog, product: str, run: str | None) -> RunRecord:
+    """The finished run that is meant.
+
+    Args:
+        catalog: Of the workspace.
+        product: What the images show.
+        run: Id of the run, or the beginning of it; None is the product's latest finished one.
+
+    Raises:
+        StoreError: There is none, it is not finished, or it is of another product.
+    """
     found = catalog.run(run) if run else catalog.latest_run(product, state="done")
     if found is None:
         raise StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one")
@@ -102,14 +112,23 @@ def _request(settings: Settings, catalog: Catalog, run: RunRecord, describe: Des
     rows = {row.key: row for row in catalog.images_of(run.id) if row.state != "quarantined"}
     records = list(read_records(folder))
     refs = [_ref(record, rows[record["key"]]) for record in records]
-    order = _order(records, bundle, [describe(ref) for ref in refs]) if refs else ()
+    order = _order(records, bundle, _described(refs, describe)) if refs else ()
     items = [push_item(*each, run.id, bundle) for each in zip(records, refs, order, strict=True)]
     return PushRequest(run.product, run.id, _models(folder), bundle, items, settings.unaided_share)
 
 
-def _order(
-    records: Sequence[ImageRecord], bundle: PromptBundle, descriptors: Sequence[NDArray[np.float32]]
-) -> Sequence[float]:
+def _described(refs: Sequence[ImageRef], describe: Describe) -> NDArray[np.float32]:
+    """The images as vectors, float32 (n, C); one that cannot be read any more counts as an ordinary one."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for ref in refs:
+        # Where its picture is still needed it is refused later, and the others go on.
+        with suppress(ImageError):
+            found[ref.key] = describe(ref)
+    ordinary: NDArray[np.float32] = np.mean(list(found.values()), axis=0) if found else np.zeros(1, np.float32)
+    return np.stack([found.get(ref.key, ordinary) for ref in refs])
+
+
+def _order(records: Sequence[ImageRecord], bundle: PromptBundle, descriptors: NDArray[np.float32]) -> Sequence[float]:
     judged = [
         Judged(
             key=record["key"],
@@ -120,7 +139,7 @@ def _order(
         for record in records
     ]
     synonyms = [phrase.text for phrase in bundle.language.agnostic]
-    found: list[float] = priorities(judged, np.stack(descriptors), bundle.decision.region_floor, synonyms).tolist()
+    found: list[float] = priorities(judged, descriptors, bundle.decision.region_floor, synonyms).tolist()
     return found
 
 
