@@ -19,7 +19,7 @@ from saa_core.masks import Rle, iou, to_string, union
 
 Outcome = Literal["accepted", "adjusted", "rejected", "added", "relabelled"]
 Verdict = Literal["good", "defective", "unsure"]
-ReviewState = Literal["submitted", "skipped", "withdrawn"]
+ReviewState = Literal["submitted", "skipped", "withdrawn", "unreadable"]
 Finding = Literal["good", "defective"]
 
 SAME = 0.5
@@ -91,7 +91,7 @@ class Review:
         image: Key of the image.
         source: Where it was made: a service with its project, or `masks`.
         id: Of the annotation in its source. Versions of one annotation share it.
-        state: `withdrawn` is an annotation that was deleted.
+        state: `withdrawn` is an annotation that was deleted, `unreadable` one that holds something else than masks.
         annotator: Who made it, as the source names them.
         updated: When this version was made, UTC, by the source's clock.
         verdict: The expert's word on the image as a whole; None without one.

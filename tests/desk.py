@@ -60,7 +60,7 @@ class Straight:
 
 @dataclass
 class Desk:
-    """What a test works with; `items` are its images, `run` what is pushed next."""
+    """What a test works with; `items` are its images, `run` what is pushed next, `fresh` an empty server's data."""
 
     server: Server
     catalog: Catalog
@@ -69,6 +69,7 @@ class Desk:
     items: list[PushItem] = field(default_factory=list)
     run: str = "run1"
     bundle: PromptBundle = SCRATCHES
+    fresh: Path = Path()
 
     def photograph(self, count: int = 3, regions: int = 2, *, pictures: bool = False) -> None:
         """Add images, each with `regions` regions; files only where somebody is to see them."""
@@ -140,6 +141,12 @@ class Desk:
     @property
     def project(self) -> int:
         found = remembered_project(self.catalog, "plate", self.client)
+        assert found is not None
+        return found
+
+    @property
+    def target(self) -> str:
+        found = self.catalog.target("plate", "label-studio", self.client.url)
         assert found is not None
         return found
 

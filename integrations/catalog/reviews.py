@@ -22,12 +22,6 @@ _PARAMETERS = 30_000
 class ReviewTables(Tables):
     """The part of a catalog that holds predictions, reviews and how far they were read."""
 
-    def image(self, key: str) -> tuple[int, int] | None:
-        """(height, width) of an image in pixels; None if it is not known or was never decoded."""
-        with self._reading() as session:
-            image = session.get(Image, key)
-            return (image.height, image.width) if image and image.height and image.width else None
-
     def sizes(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         """(height, width) in pixels of those of the images that were decoded, by key."""
         query = select(Image.key, Image.height, Image.width)

@@ -25,6 +25,9 @@ from saa_core.types import ImageRef
 KEY = "saa_image"
 """Field of a task's data that holds the image's key: what makes a task ours, and one per image."""
 
+UNAIDED = "saa_unaided"
+"""Field of a task's data that says that it is to be reviewed without pre-annotation."""
+
 _ID_LETTERS = 12
 
 
@@ -109,7 +112,9 @@ def task_json(item: PushItem, url: str, version: str | None) -> bytes:
         version: `model_version` of the prediction.
     """
     task: dict[str, Any] = {"data": {"image": url, "title": item.name, KEY: item.ref.key}}
-    if version is not None:
+    if version is None:
+        task["data"][UNAIDED] = True
+    else:
         task["predictions"] = [_prediction(item, version)]
     return _json(task)
 
@@ -159,7 +164,7 @@ class Answer:
     Attributes:
         regions: The masks that the expert left, drew or changed, with the expert's words.
         verdict: The verdict on the image, where one was given.
-        ignored: Regions of other kinds (boxes, polygons, ...), which are no masks.
+        ignored: Regions and answers of other controls than ours, such as boxes.
     """
 
     regions: tuple[ReviewedRegion, ...]
@@ -180,15 +185,15 @@ def read_answer(rows: Sequence[Mapping[str, Any]], name: str, size: tuple[int, i
     """
     try:
         words = _words(rows)
-        masks = [row for row in rows if row.get("type") in ("brushlabels", "brush")]
-        regions = tuple(_region(row, words, size) for row in masks)
-        others = {row.get("id") for row in rows if "to_name" in row and row.get("type") not in _KNOWN}
+        regions = tuple(_region(row, words, size) for row in rows if row.get("from_name") == "mask")
+        others = {row.get("id") for row in rows if "to_name" in row and row.get("from_name") not in _OURS}
         return Answer(regions, _verdict(rows), len(others))
     except (MaskError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ReviewError(name, f"cannot be read: {error or type(error).__name__}") from error
 
 
-_KNOWN = ("brushlabels", "brush", "textarea", "choices")
+_OURS = ("mask", "why", "verdict")
+"""Our controls, see `labeling_config`; a person may have added others."""
 
 
 def _region(row: Mapping[str, Any], words: Mapping[str, str], size: tuple[int, int]) -> ReviewedRegion:
@@ -202,12 +207,12 @@ def _region(row: Mapping[str, Any], words: Mapping[str, str], size: tuple[int, i
 
 def _words(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The expert's words by region. A region's text row repeats the whole mask, which is not looked at."""
-    texts = {str(row.get("id")): row["value"]["text"] for row in rows if row.get("type") == "textarea"}
+    texts = {str(row.get("id")): row["value"]["text"] for row in rows if row.get("from_name") == "why"}
     return {region: text if isinstance(text, str) else "; ".join(text) for region, text in texts.items()}
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    chosen = (choice for row in rows if row.get("type") == "choices" for choice in row["value"]["choices"])
+    chosen = (choice for row in rows if row.get("from_name") == "verdict" for choice in row["value"]["choices"])
     return cast("Verdict | None", next((choice for choice in chosen if choice in get_args(Verdict)), None))
 
 

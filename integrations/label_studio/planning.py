@@ -79,7 +79,7 @@ def make_plan(request: PushRequest, known: Mapping[str, KnownTask], aided: Mappi
         task = known.get(item.ref.key)
         if task is None:
             fresh.append(item)
-        elif item.ref.key not in unaided and request.version not in task.versions:
+        elif item.ref.key not in unaided and not task.predicted:
             lacking.append(item)
         else:
             present.append(item)
@@ -99,8 +99,8 @@ def _is_unaided(request: PushRequest, image: str, known: Mapping[str, KnownTask]
     """An image that was shown with regions once is never unaided later, and the other way round."""
     if image in aided:
         return not aided[image]
-    if image in known:  # made by a push that was killed before it could note it
-        return not known[image].versions
+    if image in known:  # made by another workspace, or by a push that was killed before it could note it
+        return known[image].unaided
     return in_unaided_slice(request.product, image, request.unaided_share)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from integrations.label_studio.client import Client
 from integrations.label_studio.labeling_config import Merged, build, labels_in, merge
-from integrations.label_studio.payload import KEY
+from integrations.label_studio.payload import KEY, UNAIDED
 from saa_core.errors import ServiceError
 
 _LINE = "saa product:"
@@ -39,6 +39,7 @@ _HIDDEN = [
     "tasks:avg_lead_time",
     "tasks:draft_exists",
     f"tasks:data.{KEY}",
+    f"tasks:data.{UNAIDED}",
 ]
 """What an expert has no use for: seen are the number of annotations, the priority, the picture and its name."""
 _COLUMNS = {"explore": _HIDDEN, "labeling": [*_HIDDEN, "tasks:data.title", "tasks:predictions_score"]}
@@ -68,6 +69,7 @@ class Project:
 
     Attributes:
         id: Its number on the server.
+        created: When it was made, by the server's clock, as the server writes it.
         made: Whether it was made just now.
         title: As people see it.
         config: Its labeling configuration with all that the bundle needs, see `apply_config`.
@@ -76,6 +78,7 @@ class Project:
     """
 
     id: int
+    created: str
     made: bool
     title: str
     config: Merged
@@ -229,7 +232,9 @@ def _project(
         config = merge(content["label_config"], labels)
     except ServiceError as error:
         raise ServiceError(_name(client, content["id"]), f"its {error}") from None
-    return Project(content["id"], made, content["title"], config, content["model_version"] or "", notes)
+    return Project(
+        content["id"], content["created_at"], made, content["title"], config, content["model_version"] or "", notes
+    )
 
 
 def _notes_on(product: str, found: Sequence[Mapping[str, Any]], remembered: int | None) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class PushReport:
         refused = f", {len(self.refused)} refused" if self.refused else ""
         return (
             f"{self.tasks} new tasks, {self.predictions} new predictions, {self.present} images were there{refused}; "
-            f"{self.unaided} are shown without masks, on purpose"
+            f'{self.unaided} are shown without masks, on purpose (tab "without masks")'
         )
 
 
@@ -108,8 +108,8 @@ def dry_push(client: Client, catalog: Catalog, request: PushRequest) -> PushRepo
         plan = make_plan(request, {}, {})
     else:
         report = _report(client, project, request)
-        known, _ = known_tasks(client, project.id)
-        pushed = catalog.pushed(target_of(client, project.id))
+        known, _ = known_tasks(client, project.id, request.version)
+        pushed = catalog.pushed(target_of(project.id, project.created))
         plan = make_plan(request, known, {each.image: each.aided for each in pushed})
     _count(report, plan)
     report.tasks = len(plan.fresh)
@@ -117,15 +117,23 @@ def dry_push(client: Client, catalog: Catalog, request: PushRequest) -> PushRepo
     return report
 
 
-def target_of(client: Client, project: int) -> str:
-    """The name under which the catalog knows a project of a server."""
-    return f"{_SERVICE} {client.url} project {project}"
+def target_of(project: int, created: str) -> str:
+    """The name under which the catalog knows a project.
+
+    The moment of its making is part of it, its server's URL is not: a server that was rebuilt numbers its projects from
+    1 again, and one that moved has the same ones.
+
+    Args:
+        project: Its id.
+        created: Its `created_at`, as the server writes it.
+    """
+    return f"{_SERVICE} project {project} of {created}"
 
 
 def remembered_project(catalog: Catalog, product: str, client: Client) -> int | None:
     """The project that the catalog knows for a product on a server."""
     target = catalog.target(product, _SERVICE, client.url)
-    return int(target.rpartition(" ")[2]) if target else None
+    return int(target.split()[2]) if target else None
 
 
 class _Push:
@@ -140,8 +148,9 @@ class _Push:
         self.client, self.catalog, self.request, self.advance = client, catalog, request, advance
         self.project = self._find_project()
         self.source = images(self.project.id)
-        self.target = target_of(client, self.project.id)
+        self.target = target_of(self.project.id, self.project.created)
         self.report = _report(client, self.project, request)
+        self.active = False
         pushed = catalog.pushed(self.target)
         self.aided = {each.image: each.aided for each in pushed}
         self.noted = {(each.image, each.task) for each in pushed if each.version == request.version}
@@ -149,29 +158,39 @@ class _Push:
     def run(self) -> PushReport:
         config = self.project.config
         self.report.writes += self.project.made + projects.apply_config(self.client, self.project.id, config)
-        known, repeated = known_tasks(self.client, self.project.id)
+        known, repeated = known_tasks(self.client, self.project.id, self.request.version)
         if repeated:
             self.report.notes.append(f"{repeated} tasks repeat an image; the oldest of each is used")
         plan = make_plan(self.request, known, self.aided)
         _count(self.report, plan)
+        self._look_back(plan)
         self._note(plan.present, known, plan)
-        self._add_tasks(plan)
         self._add_predictions(plan, known)
-        self._finish(plan)
+        if any(item.ref.key not in plan.unaided for item in (*plan.present, *plan.lacking)):
+            self._activate()
+        self._add_tasks(plan)
+        self.report.writes += projects.ensure_tabs(self.client, self.project.id)
         return self.report
+
+    def _activate(self) -> None:
+        """Show experts this version; before the first of its predictions is there, the server refuses."""
+        if not self.active:
+            self.report.writes += projects.activate(self.client, self.project.id, self.request.version)
+            self.active = True
+
+    def _look_back(self, plan: Plan) -> None:
+        """Tasks that only the server knew may have been answered already, and pulls passed them over as foreign."""
+        if any(item.ref.key not in self.aided for item in (*plan.present, *plan.lacking)):
+            self.catalog.add_reviews([], cursor=(self.target, "1970-01-01T00:00:00.000000Z"))
 
     def _find_project(self) -> projects.Project:
         product, labels = self.request.product, labels_of(self.request.bundle)
         remembered = remembered_project(self.catalog, product, self.client)
         project = projects.find_or_make(self.client, product, labels, remembered=remembered)
-        if project.id != remembered:
-            self.catalog.remember_target(product, _SERVICE, self.client.url, target_of(self.client, project.id))
+        target = target_of(project.id, project.created)
+        if target != self.catalog.target(product, _SERVICE, self.client.url):
+            self.catalog.remember_target(product, _SERVICE, self.client.url, target)
         return project
-
-    def _finish(self, plan: Plan) -> None:
-        if any(item.ref.key not in plan.unaided for item in (*plan.fresh, *plan.lacking, *plan.present)):
-            self.report.writes += projects.activate(self.client, self.project.id, self.request.version)
-        self.report.writes += projects.ensure_tabs(self.client, self.project.id)
 
     # ---------------------------------------------------------------------------------------------------------- tasks
 
@@ -210,11 +229,13 @@ class _Push:
             self._check_count("tasks", len(answer["task_ids"]), len(items))
             self._check_count("predictions", answer["prediction_count"], aided)
             ids = zip(items, answer["task_ids"], strict=True)
-            made = {item.ref.key: KnownTask(number, frozenset()) for item, number in ids}
+            made = {item.ref.key: KnownTask(number, True, False) for item, number in ids}
         except AnswerLostError as error:
-            made = self._settled(error, items, lambda _: True)
+            made = self._settled(error, items, plan)
         self.report.tasks += len(items)
         self.report.predictions += aided
+        if aided:
+            self._activate()
         return made
 
     # ---------------------------------------------------------------------------------------------------- predictions
@@ -223,19 +244,19 @@ class _Push:
         version, done = self.request.version, 0
         written = ((item, prediction_json(item, known[item.ref.key].id, version)) for item in plan.lacking)
         for batch in _batches(written):
-            self._import_predictions(batch)
+            self._import_predictions(batch, plan)
             self._note([item for item, _ in batch], known, plan)
             done += len(batch)
             self.advance("pushing predictions", done, len(plan.lacking))
 
-    def _import_predictions(self, batch: Sequence[_Written]) -> None:
+    def _import_predictions(self, batch: Sequence[_Written], plan: Plan) -> None:
         self._check_labels()
         self.report.writes += 1
         try:
             answer = self.client.post(f"{self._api}/import/predictions", _list(batch))
             self._check_count("predictions", answer["created"], len(batch))
         except AnswerLostError as error:
-            self._settled(error, [item for item, _ in batch], lambda task: self.request.version in task.versions)
+            self._settled(error, [item for item, _ in batch], plan)
         self.report.predictions += len(batch)
 
     # --------------------------------------------------------------------------------------------------------- checks
@@ -244,21 +265,21 @@ class _Push:
     def _api(self) -> str:
         return f"/api/projects/{self.project.id}"
 
-    def _settled(
-        self, lost: AnswerLostError, items: Sequence[PushItem], done: Callable[[KnownTask], bool]
-    ) -> dict[str, KnownTask]:
+    def _settled(self, lost: AnswerLostError, items: Sequence[PushItem], plan: Plan) -> dict[str, KnownTask]:
         """What became of a batch whose answer was lost. It is one transaction: all of it is there, or nothing is.
 
         The server may still be working on it, so it is given time; it is never sent again.
         """
-        end = time.monotonic() + self.request.patience
+        end, pause = time.monotonic() + self.request.patience, 0.5
         while True:
-            known, _ = known_tasks(self.client, self.project.id)
-            if all(item.ref.key in known and done(known[item.ref.key]) for item in items):
+            known, _ = known_tasks(self.client, self.project.id, self.request.version)
+            tasks = [(item.ref.key in plan.unaided, known.get(item.ref.key)) for item in items]
+            if all(task is not None and (unaided or task.predicted) for unaided, task in tasks):
                 return known
             if time.monotonic() > end:
                 raise lost
-            time.sleep(0.5)
+            time.sleep(pause)
+            pause = min(2 * pause, 8.0)
 
     def _check_labels(self) -> None:
         """A label that vanished meanwhile would be stored and shown wrong, or dropped, without an error."""
@@ -272,8 +293,8 @@ class _Push:
         if stored != sent:
             raise ServiceError(
                 self.report.url,
-                f"the server stored {stored} of {sent} {what} of a batch and named no error; "
-                "look at the project's labeling config, then run the same command again",
+                f"the server stored {stored} of {sent} {what} of a batch and named no error: it was busy, or the "
+                "project's labeling config does not fit; run the same command again, it adds what is missing",
             )
 
     # ---------------------------------------------------------------------------------------------------- the catalog

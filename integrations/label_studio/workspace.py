@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from integrations.catalog import Catalog, RunImage, RunRecord
+from integrations.environments import held
 from integrations.label_studio.client import Client
 from integrations.label_studio.connection import Connection, connection
 from integrations.label_studio.doorbell import address
@@ -52,7 +53,9 @@ def push_run(
         if dry:
             return dry_push(client, catalog, request)
         source = partial(_source, server, client)
-        return push(client, catalog, request, source, advance)
+        # Two pushes at once would each make what the other is about to make.
+        with held(settings.workspace / "push.lock"):
+            return push(client, catalog, request, source, advance)
 
 
 def pull_product(settings: Settings, product: str, advance: Advance) -> PullReport:

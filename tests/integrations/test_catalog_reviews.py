@@ -343,10 +343,6 @@ def test_a_target_is_remembered_for_each_product_and_server(catalog: Catalog) ->
     assert [catalog.target(product, "label-studio", server) for product, server in asked] == ["10", "8", "9", None]
 
 
-def test_the_size_of_an_image(catalog: Catalog) -> None:
-    assert [catalog.image(key) for key in (A, UNREAD, "z" * 64)] == [(4, 5), None, None]
-
-
 def test_the_sizes_of_those_that_have_one(catalog: Catalog) -> None:
     assert catalog.sizes([A, B, UNREAD, "z" * 64]) == {A: (4, 5), B: (4, 5)}
     assert catalog.sizes([]) == {}

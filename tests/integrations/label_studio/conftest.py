@@ -10,6 +10,7 @@ import pytest
 
 from integrations.catalog import Catalog
 from integrations.label_studio.client import Client
+from integrations.label_studio.server import Home
 from tests.desk import Desk
 from tests.label_studio_server import Server
 
@@ -44,6 +45,7 @@ def any_desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def own_desk(own_label_studio: Server, tmp_path: Path) -> Iterator[Desk]:
+def own_desk(own_label_studio: Server, label_studio_template: Home, tmp_path: Path) -> Iterator[Desk]:
     with desk_at(own_label_studio, tmp_path) as made:
+        made.fresh = label_studio_template.data
         yield made

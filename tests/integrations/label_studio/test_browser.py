@@ -20,7 +20,7 @@ from integrations.label_studio.client import Client
 from integrations.label_studio.images import LocalFiles
 from integrations.label_studio.payload import PushItem, region_id
 from integrations.label_studio.pull import PullReport, pull
-from integrations.label_studio.push import PushRequest, push, target_of
+from integrations.label_studio.push import PushRequest, push
 from saa_core.masks import decode, encode
 from saa_core.prompts import LanguagePrompt, PromptBundle
 from saa_core.reviews import PredictedRegion, RegionReview, Review, evidence
@@ -129,7 +129,7 @@ def board(label_studio: Server, client: Client, tmp_path_factory: pytest.TempPat
             some = [item for name, item in items.items() if (name == "unaided.png") == unaided]
             request = PushRequest(RUN.product, RUN.id, "filter-bank", BUNDLE, some, unaided_share=float(unaided))
             report = push(client, catalog, request, lambda project: LocalFiles(client, project, label_studio.files))
-        records = catalog.predictions(target_of(client, report.project))
+        records = catalog.predictions(catalog.target(RUN.product, "label-studio", client.url) or "")
         task_of = {record.image: record.task for record in records}
         yield Board(client, catalog, items, report.project, {name: task_of[i.ref.key] for name, i in items.items()})
         client.delete(f"/api/projects/{report.project}/")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
+from integrations.catalog import Catalog
 from integrations.label_studio.client import Client
-from integrations.label_studio.listing import list_tasks
+from integrations.label_studio.listing import _next_size, list_tasks
+from integrations.label_studio.payload import KEY
+from integrations.label_studio.pull import pull
 from saa_core.errors import ServiceError, StoreError
 from saa_core.reviews import evidence
 from tests.desk import Desk, box, bundle, changed, row, verdict, words
@@ -245,7 +250,13 @@ def test_what_cannot_be_read_is_refused_and_the_others_go_on(desk: Desk) -> None
     assert len(report.refused) == 4
     assert all("cannot be read" in reason or "twice" in reason for _, reason in report.refused), report.refused
     assert outcomes(desk, "0005.png") == BOTH
-    assert sorted(desk.reviews()) == ["0000.png", "0005.png"]  # a row that says nothing is an empty answer
+    states = {name: desk.review(name).state for name in desk.reviews()}
+    unreadable = dict.fromkeys(["0001.png", "0002.png", "0003.png", "0004.png"], "unreadable")
+    assert states == {
+        "0000.png": "submitted",
+        **unreadable,
+        "0005.png": "submitted",
+    }  # a row that says nothing is empty
 
 
 def test_what_is_no_mask_is_counted_and_left(desk: Desk) -> None:
@@ -336,21 +347,144 @@ def test_a_full_disk_moves_no_cursor(desk: Desk) -> None:
     assert desk.pull().states.total() == 1
 
 
-def test_a_task_that_is_made_or_deleted_between_pages_hides_no_other() -> None:
-    ids = list(range(1, 8))
-    served: list[int] = []
+def test_tasks_that_are_made_and_deleted_between_pages_hide_no_other() -> None:
+    ids = list(range(1, 201))
+    pages = 0
 
     def answer(request: httpx.Request) -> httpx.Response:
-        page, size = int(request.url.params["page"]), int(request.url.params["page_size"])
-        found = ids[(page - 1) * size : page * size]
-        served.append(page)
+        nonlocal pages
+        pages += 1
+        (after,) = json.loads(request.url.params["query"])["filters"]["items"]
+        found = [number for number in ids if number > after["value"]][: int(request.url.params["page_size"])]
         content: dict[str, Any] = {"total": len(ids), "tasks": [{"id": number} for number in found]}
-        if len(served) == 1:
-            del ids[0]  # everything moves up a place
-        if len(served) == 3:
-            ids.append(8)
+        if pages == 1:
+            ids.remove(3)  # all others move up a place
+            ids.append(201)
         return httpx.Response(200, json=content)
 
     with Client("http://127.0.0.1:1", "t" * 40, transport=httpx.MockTransport(answer)) as client:
-        seen = [task["id"] for task in list_tasks(client, 1, "id", size=3)]
-    assert set(seen) == {1, 2, 3, 4, 5, 6, 7, 8}
+        seen = [task["id"] for task in list_tasks(client, 1, "id", most=60)]
+    assert seen == list(range(1, 202))
+    assert pages == 4
+
+
+def test_a_page_that_takes_long_is_followed_by_smaller_ones() -> None:
+    assert [_next_size(60, seconds, 250) for seconds in (0.1, 2, 9)] == [240, 60, 15]
+    assert (_next_size(240, 0.1, 250), _next_size(2, 60, 250)) == (250, 1)
+
+
+# ------------------------------------------------------------------------------------------- what a review brought up
+
+
+def test_an_answer_that_came_before_its_task_was_noted_is_not_lost(desk: Desk) -> None:
+    desk.photograph(4)
+    desk.items, late = desk.items[:2], desk.items[2:]
+    desk.push()
+    first = desk.catalog
+    desk.items += late
+    with Catalog(f"sqlite:///{desk.folder / 'other.sqlite'}") as other:  # a push that was killed before it could note
+        desk.catalog = other
+        desk.note_run()
+        desk.push()
+        desk.answer("0003.png")
+    desk.catalog = first
+    assert desk.pull().foreign == 1
+    assert desk.push().writes == 0
+    assert desk.pull().states == {"submitted": 1}
+    assert outcomes(desk, "0003.png") == BOTH
+
+
+def test_an_answer_on_a_second_task_of_an_image_counts(desk: Desk) -> None:
+    desk.photograph(1)
+    desk.push()
+    with desk.server.http() as http:
+        again = [{"data": {"image": "/x.png", "title": "0000.png", KEY: desk.items[0].ref.key}}]
+        path = f"/api/projects/{desk.project}/import?return_task_ids=true"
+        (number,) = http.post(path, json=again).raise_for_status().json()["task_ids"]
+        http.post(f"/api/tasks/{number}/annotations/", json={"result": []}).raise_for_status()
+    assert desk.pull().findings == {"good": 1}
+    assert desk.push().notes == ["1 tasks repeat an image; the oldest of each is used"]
+
+
+def test_another_project_at_the_same_address_is_not_taken_for_ours(desk: Desk) -> None:
+    desk.photograph(1)
+    desk.push()
+    with desk.server.http() as http:
+        other = http.post("/api/projects/", json={"title": "theirs", "label_config": "<View/>"}).json()["id"]
+    with pytest.raises(ServiceError, match="not the project that was pushed to"):
+        pull(desk.client, desk.catalog, "plate", other)
+
+
+def test_a_rebuilt_server_withdraws_nothing(own_desk: Desk) -> None:
+    desk = own_desk
+    desk.photograph(2)
+    desk.push()
+    desk.answer("0000.png")
+    desk.pull()
+    desk.server.kill()
+    for file in desk.server.home.data.glob("*.sqlite3*"):
+        file.unlink()
+    shutil.copy(next(desk.fresh.glob("*.sqlite3")), desk.server.home.data)
+    desk.server.relaunch()
+    assert desk.push().tasks == 2
+    assert desk.pull().states.total() == 0
+    assert [review.finding for review in evidence(desk.catalog.reviews("plate")).values()] == ["defective"]
+
+
+def test_other_controls_than_ours_are_not_read(desk: Desk) -> None:
+    desk.photograph(1)
+    desk.push()
+    quality = {**verdict("good"), "id": "q", "from_name": "photo quality"}
+    part = {**row(box(18, 20), "lid", "p1"), "from_name": "parts"}
+    note = {**words(desk.items[0].regions[0].id, "see ticket 7"), "from_name": "note"}
+    desk.answer("0000.png", [*desk.shown("0000.png")[1], quality, part, note])
+    assert desk.pull().ignored == 3
+    review = desk.review("0000.png")
+    assert (outcomes(desk, "0000.png"), review.verdict, review.finding) == (BOTH, None, "defective")
+    assert [region.reviewed.words for region in review.regions if region.reviewed] == ["", ""]
+
+
+def test_what_cannot_be_read_any_more_does_not_count_any_more(desk: Desk) -> None:
+    desk.photograph(1)
+    desk.push()
+    number = desk.answer("0000.png")
+    desk.pull()
+    with desk.server.http() as http:
+        broken = {"result": [changed(row(box(0, 0)), rle=[1, 2, 3])]}
+        http.patch(f"/api/annotations/{number}/", json=broken).raise_for_status()
+    assert desk.pull().states == {"unreadable": 1}
+    assert evidence(desk.catalog.reviews("plate")) == {}
+    assert desk.pull().refused == []
+
+
+def test_a_server_whose_clock_was_set_back_is_read_again(desk: Desk) -> None:
+    desk.photograph(2)
+    desk.push()
+    desk.pull()
+    ahead = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    desk.catalog.add_reviews([], cursor=(desk.target, ahead))
+    desk.answer("0000.png")
+    assert desk.pull().states.total() == 1
+    desk.answer("0001.png")
+    assert desk.pull().states.total() == 1
+
+
+def test_versions_are_asked_for_together(desk: Desk) -> None:
+    desk.photograph(30, regions=1)
+    desk.push()
+    desk.label_again("run2")
+    desk.push()
+    for name in list(desk.tasks())[:3]:
+        desk.answer(name, [])
+    asked: list[str] = []
+
+    class Counting(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            asked.append(request.url.path)
+            return super().handle_request(request)
+
+    with Client(desk.server.url, desk.server.token, transport=Counting()) as client:
+        desk.pull(client)
+    assert [desk.review(name).run for name in list(desk.tasks())[:3]] == ["run2"] * 3
+    assert len([path for path in asked if path == "/api/tasks/"]) == 2
+    assert not [path for path in asked if path.startswith("/api/predictions")]

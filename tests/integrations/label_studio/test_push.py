@@ -15,7 +15,7 @@ from integrations.catalog import Catalog
 from integrations.label_studio.listing import KnownTask
 from integrations.label_studio.payload import KEY, PushItem, check_item, prediction_json, read_answer
 from integrations.label_studio.planning import PushRequest, in_unaided_slice, make_plan
-from integrations.label_studio.push import BATCH_BYTES, _batches, dry_push, push, target_of
+from integrations.label_studio.push import BATCH_BYTES, _batches, dry_push, push
 from saa_core.errors import ImageError, ServiceError
 from saa_core.masks import Rle, encode
 from saa_core.reviews import PredictedRegion
@@ -60,11 +60,11 @@ def test_a_second_push_writes_nothing(any_desk: Desk) -> None:
     any_desk.photograph(12)
     first = any_desk.push(unaided=0.3)
     assert first.writes > 0
-    before = any_desk.catalog.predictions(target_of(any_desk.client, any_desk.project))
+    before = any_desk.catalog.predictions(any_desk.target)
     second = any_desk.push(unaided=0.3)
     assert (second.writes, second.tasks, second.predictions, second.present) == (0, 0, 0, 12)
     assert second.unaided == first.unaided
-    assert any_desk.catalog.predictions(target_of(any_desk.client, any_desk.project)) == before
+    assert any_desk.catalog.predictions(any_desk.target) == before
 
 
 def test_pictures_are_uploaded_once_and_looked_at(desk: Desk) -> None:
@@ -113,7 +113,7 @@ def test_a_share_of_the_images_gets_no_masks_and_keeps_getting_none(desk: Desk) 
     alone = {name for name, task in desk.tasks().items() if not task["predictions_model_versions"]}
     assert 0 < len(alone) == report.unaided < 40
     assert alone == {item.name for item in desk.items if in_unaided_slice("plate", item.ref.key, 0.25)}
-    noted = desk.catalog.predictions(target_of(desk.client, desk.project))
+    noted = desk.catalog.predictions(desk.target)
     assert {record.image for record in noted if not record.aided} == {
         item.ref.key for item in desk.items if item.name in alone
     }
@@ -241,8 +241,11 @@ def test_the_slice_is_as_large_as_it_should_be() -> None:
 
 def test_a_plan_puts_each_image_in_one_place(desk_items: tuple[PushRequest, list[str]]) -> None:
     request, keys = desk_items
-    known = {keys[0]: KnownTask(1, frozenset({request.version})), keys[1]: KnownTask(2, frozenset({"older"}))}
-    known[keys[2]] = KnownTask(3, frozenset())
+    known = {
+        keys[0]: KnownTask(1, predicted=True, unaided=False),
+        keys[1]: KnownTask(2, predicted=False, unaided=False),
+    }
+    known[keys[2]] = KnownTask(3, predicted=False, unaided=True)
     plan = make_plan(request, known, {})
     assert [item.ref.key for item in plan.present] == [keys[0], keys[2]]
     assert [item.ref.key for item in plan.lacking] == [keys[1]]
@@ -260,7 +263,7 @@ def test_the_catalog_knows_what_was_pushed_where(desk: Desk) -> None:
     desk.photograph(2)
     report = desk.push()
     tasks = {name: task["id"] for name, task in desk.tasks().items()}
-    for record in desk.catalog.predictions(target_of(desk.client, desk.project)):
+    for record in desk.catalog.predictions(desk.target):
         item = next(item for item in desk.items if item.ref.key == record.image)
         assert (record.run, record.bundle, record.version) == ("run1", SCRATCHES.id, report.version)
         assert record.task == tasks[item.name]
@@ -276,7 +279,7 @@ def test_a_lost_catalog_is_made_good_from_the_server(desk: Desk) -> None:
         desk.note_run()
         again = desk.push(unaided=0.0)
         assert (again.writes, again.present, again.unaided) == (0, 20, first.unaided)
-        assert len(catalog.predictions(target_of(desk.client, desk.project))) == 20
+        assert len(catalog.predictions(desk.target)) == 20
 
 
 def test_a_brush_that_was_renamed_is_an_error_that_says_what_to_do(desk: Desk) -> None:
@@ -287,3 +290,45 @@ def test_a_brush_that_was_renamed_is_an_error_that_says_what_to_do(desk: Desk) -
     desk.client.patch(path, {"label_config": config.replace('name="mask"', 'name="brush"')})
     with pytest.raises(ServiceError, match=r'masks need <BrushLabels name="mask"'):
         desk.push()
+
+
+def test_many_versions_are_told_apart(desk: Desk) -> None:
+    """The server's own list of a task's versions is cut off at 500 characters."""
+    desk.photograph(2, regions=1)
+    for number in range(12):
+        desk.label_again(f"run{number}-{'x' * 60}")
+        assert desk.push().predictions == 2
+        assert desk.push().writes == 0
+    assert len(desk.task("0000.png")["predictions"]) == 12
+
+
+def test_a_prediction_that_the_server_dropped_is_added_and_the_slice_stays_random(desk: Desk) -> None:
+    desk.photograph(30)
+    report = desk.push(unaided=0.2)
+    desk.client.delete(f"/api/projects/{desk.project}/model-versions/", {"model_version": report.version})
+    with Catalog(f"sqlite:///{desk.folder / 'other.sqlite'}") as catalog:  # as if the push had ended before it noted
+        desk.catalog = catalog
+        desk.note_run()
+        again = desk.push(unaided=0.2)
+    assert (again.predictions, again.unaided) == (report.predictions, report.unaided)
+
+
+def test_all_pictures_gone_is_said_with_the_reasons(desk: Desk) -> None:
+    desk.photograph(2, pictures=True)
+    for item in desk.items:
+        (desk.folder / item.name).unlink()
+    report = desk.push(upload=True)
+    assert [name for name, _ in report.refused] == ["0000.png", "0001.png"]
+    assert (report.tasks, report.predictions) == (0, 0)
+
+
+def test_the_version_is_active_as_soon_as_its_first_tasks_are_there(desk: Desk) -> None:
+    desk.photograph(260, regions=0)
+    seen = []
+
+    def look(step: str, done: int, total: int) -> None:
+        if step == "pushing tasks":
+            seen.append(desk.client.get(f"/api/projects/{desk.project}/")["model_version"])
+
+    desk.push(advance=look)
+    assert seen == [desk.request().version] * 2

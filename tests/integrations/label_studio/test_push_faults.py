@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from integrations.label_studio.client import Client
-from integrations.label_studio.push import target_of
 from saa_core.errors import AnswerLostError, ServiceError, StoreError
 from tests.desk import Desk, bundle
 
@@ -55,7 +54,7 @@ def everything_is_there_once(desk: Desk) -> None:
     assert sorted(desk.tasks()) == [item.name for item in desk.items]
     versions = [task["predictions_model_versions"] for task in desk.tasks().values()]
     assert versions == [desk.request().version] * len(desk.items)
-    noted = desk.catalog.predictions(target_of(desk.client, desk.project))
+    noted = desk.catalog.predictions(desk.target)
     assert {record.image for record in noted} == {item.ref.key for item in desk.items}
     assert desk.push().writes == 0
 
@@ -118,7 +117,7 @@ def test_a_refused_batch_ends_the_push_and_the_next_one_completes_it(
     with faulty(desk, transport) as client, pytest.raises(ServiceError, match=words):
         desk.push(client=client)
     assert transport.sent == 1
-    assert desk.catalog.predictions(target_of(desk.client, desk.project)) == ()
+    assert desk.catalog.predictions(desk.target) == ()
     assert desk.push().tasks == 4
     everything_is_there_once(desk)
 
@@ -211,5 +210,5 @@ def test_our_disk_is_full_and_the_next_push_notes_what_the_server_has(desk: Desk
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     report = desk.push()
     assert (report.tasks, report.predictions, report.present) == (0, 0, 3)
-    versions = [record.version for record in desk.catalog.predictions(target_of(desk.client, desk.project))]
+    versions = [record.version for record in desk.catalog.predictions(desk.target)]
     assert versions.count(desk.request().version) == 3
