@@ -335,7 +335,9 @@ def test_a_server_that_is_down(
     command: tuple[str, ...], server: Server, desk: Desk, saa: Saa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if command == PULL:  # which asks only a server that something was pushed to
-        desk.catalog.remember_target("plate", "label-studio", "http://127.0.0.1:9", "label-studio x project 1")
+        desk.catalog.remember_target(
+            "plate", "label-studio", "http://127.0.0.1:9", "label-studio project 1 of 2026-01-01"
+        )
     monkeypatch.setenv("SAA_LABEL_STUDIO_URL", "http://127.0.0.1:9")
     said = saa(*command, "--json")
     assert said.code == 1
@@ -423,7 +425,7 @@ def test_a_review_that_cannot_be_read_is_refused_and_the_others_go_on(desk: Desk
     desk.answer("001.png")
     said = saa(*PULL, "--json")
     assert said.code == 2
-    assert said.json["states"] == {"submitted": 1}
+    assert said.json["states"] == {"submitted": 1, "unreadable": 1}
     ((name, reason),) = said.json["refused"]
     assert f"refused: {name}: {reason}" in said.err
     assert "a mask of 5 x 5 pixels on an image of 96 x 96" in reason
@@ -526,7 +528,7 @@ def test_the_flows_end_by_name_and_leave_what_they_did(server: Server, desk: Des
     state = collect_flow("plate", folder, return_state=True)
     assert state.name == in_prefect(state) == "Collected"
     assert artifact(f"collect-{report.project}").startswith("# 1 new reviews (1 submitted)")
-    desk.answer("001.png", [{"type": "brushlabels"}])
+    desk.answer("001.png", [{"type": "brushlabels", "from_name": "mask"}])
     state = collect_flow("plate", folder, return_state=True)
     assert state.name == in_prefect(state) == "CollectedInPart"
     assert [name for name, _ in state.result().refused] == [f"task/annotation {annotation_of(desk, '001.png')}"]
