@@ -99,7 +99,8 @@ def _label_studio(settings: Settings) -> Check:
     try:
         if not (settings.label_studio_url or settings.label_studio_token or running(home_in(settings.workspace))):
             advice = "`saa services up label-studio`, or set SAA_LABEL_STUDIO_URL and SAA_LABEL_STUDIO_TOKEN"
-            return Check(name, "absent", "none is set up, and none of this workspace runs", advice)
+            own = "that of this workspace is stopped" if home_in(settings.workspace).data.exists() else "none is set up"
+            return Check(name, "absent", own, advice)
     except SaaError as error:
         return Check(name, "broken", str(error), _SERVER_ADVICE)
     return _attempt(name, lambda: _label_studio_answers(settings), _SERVER_ADVICE)

@@ -27,8 +27,8 @@ def publish_flow(product: str, workspace: str, run: str | None = None, webhook: 
     """
     report = push_label_studio(product, run, workspace)
     if webhook and report.project is not None:
-        written = register_webhook(product, report.project, webhook, workspace)
-        report = replace(report, writes=report.writes + written)
+        written, note = register_webhook(product, report.project, webhook, workspace)
+        report = replace(report, writes=report.writes + written, notes=[*report.notes, note])
     publish_lines(f"publish-{report.project}", [report.sentence(), report.url, *report.notes])
     name = "PublishedInPart" if report.refused else "Published"
     return Completed(name=name, message=report.sentence(), data=report)

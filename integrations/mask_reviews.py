@@ -1,6 +1,7 @@
 """Reviews from mask files, drawn with whatever program the expert likes.
 
-A mask has the name of its image, with another suffix or one more, or that of the mask file that the run wrote for it.
+A mask has the name of its image, with another suffix or one more, or that of the mask file that the run wrote for it;
+`_mask` may stand behind it, as in MVTec layout.
 Pixels that are not black are defective, an empty mask says that the image is good, an image without a mask was not
 reviewed. The 8-connected components are the regions, and what became of the run's regions is found by place.
 """
@@ -28,6 +29,8 @@ from saa_core.masks import Bools, Rle, encode_crop, from_coco, union
 from saa_core.reviews import PredictedRegion, Review, ReviewedRegion, compare
 
 SOURCE = "masks"
+_MVTEC = "_mask"
+"""What the masks of a data set in MVTec layout have behind the names of their images."""
 LABEL = "defect"
 """A mask tells where something is and not what: its regions and those they are compared with are all called this."""
 
@@ -123,7 +126,8 @@ def _stem(name: str) -> str:
 
 
 def _draw(path: Path, name: str, images: dict[str, ImageRecord]) -> _Drawn:
-    record = images.get(name) or images.get(_stem(name))
+    stem = _stem(name)
+    record = images.get(name) or images.get(stem) or images.get(stem.removesuffix(_MVTEC))
     if record is None:
         raise ReviewError(name, "no image of the product's latest run has this name")
     try:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from integrations.urls import masked_url
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=16, ge=1)
     workers: int = Field(default_factory=_default_workers, ge=1)
     max_megapixels: float = Field(default=178, gt=0)
-    label_studio_url: str | None = Field(default=None, pattern="^https?://[^/]")
+    label_studio_url: str | None = None
     label_studio_token: SecretStr | None = Field(default=None, min_length=1)
     label_studio_images: ImagesMode | None = None
     label_studio_files: Path | None = None
@@ -100,9 +101,18 @@ class Settings(BaseSettings):
             problem = error.errors()[0]
             name = str(problem["loc"][0])
             # The value itself may hold a password.
-            raise SettingsError(f"{name} ({sources.get(name, 'default')})", problem["msg"]) from None
+            raise SettingsError(
+                f"{name} ({sources.get(name, 'default')})", problem["msg"].removeprefix("Value error, ")
+            ) from None
         settings._sources.update(sources)
         return settings
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match("https?://[^/]", value):
+            raise ValueError("must start with http:// or https://, as http://127.0.0.1:8080 does")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -22,6 +22,6 @@ def push_label_studio(product: str, run: str | None, workspace: str) -> PushRepo
 
 
 @task(name="register-webhook", cache_policy=NO_CACHE)
-def register_webhook(product: str, project: int, url: str, workspace: str) -> bool:
-    """Let Label Studio ring a doorbell; returns whether anything had to be written."""
+def register_webhook(product: str, project: int, url: str, workspace: str) -> tuple[bool, str]:
+    """Let Label Studio ring a doorbell; returns whether anything had to be written, and what to know of it."""
     return label_studio.register_doorbell(Settings.load(workspace=Path(workspace)), product, project, url)

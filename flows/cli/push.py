@@ -59,6 +59,6 @@ def label_studio(
         for note in report.notes:
             answer(f"note: {note}")
         answer(f"masks by: {report.version} - weight-free, not GroundingDINO or SAM")
-        answer(f"project: {report.url}")
+        answer(f"project: {report.url if report.project is not None else 'is made by the push'}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

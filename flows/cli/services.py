@@ -25,12 +25,12 @@ class Service(StrEnum):
     LABEL_STUDIO = "label-studio"
 
 
-ServiceArgument = Annotated[Service, typer.Argument(help="label-studio: the screen where experts correct masks.")]
+ServiceArgument = Annotated[Service, typer.Argument(help="The screen where experts correct masks.")]
 
 
 @app.command()
 def up(
-    service: ServiceArgument,
+    service: ServiceArgument = Service.LABEL_STUDIO,
     port: Annotated[
         int | None,
         typer.Option(
@@ -60,7 +60,9 @@ def up(
 
 
 @app.command()
-def status(service: ServiceArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def status(
+    service: ServiceArgument = Service.LABEL_STUDIO, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Say whether the workspace's server runs, where, and prove that it is ours: it takes the workspace's token.
 
     Example: `saa services status label-studio`
@@ -79,7 +81,9 @@ def status(service: ServiceArgument, workspace: WorkspaceOption = None, as_json:
 
 
 @app.command()
-def down(service: ServiceArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def down(
+    service: ServiceArgument = Service.LABEL_STUDIO, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
     """Stop the workspace's server; what it keeps stays in the workspace.
 
     Example: `saa services down label-studio`

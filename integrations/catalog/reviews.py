@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy import Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from integrations.catalog.models import Cursor, Image, PredictionRow, ReviewRow, Target
+from integrations.catalog.models import Cursor, Image, ImageName, PredictionRow, ReviewRow, Target
 from integrations.catalog.records import PredictionRecord, Pushed, ReviewKey
 from integrations.catalog.tables import Row, Tables, insert, replace
 from saa_core.masks import Rle, from_coco, to_coco
@@ -28,6 +28,14 @@ class ReviewTables(Tables):
         with self._reading() as session:
             found = _of_images(session, query, Image.key, keys)
             return {key: (height, width) for key, height, width in found if height and width}
+
+    def names(self, product: str, keys: Collection[str]) -> dict[str, str]:
+        """The first name of each of a product's images, by key."""
+        row = ImageName
+        query = select(row.image_key, row.name).where(row.product == product)
+        with self._reading() as session:
+            found = sorted(_of_images(session, query, row.image_key, keys), reverse=True)
+        return dict(found)
 
     def target(self, product: str, service: str, server: str) -> str | None:
         """Where a product's images went on a server; None if none did."""

@@ -86,11 +86,12 @@ def build(labels: Sequence[str]) -> str:
     """
     root = Element("View")
     root.append(Element("Header", {"value": "$title"}))
-    root.append(_control("Image", _IMAGE))
     mask = _control("BrushLabels", _MASK)
     root.append(mask)
     _add_labels(mask, labels, ())
     _restore(root)
+    # Last: what stands below a picture of any height is below the screen's edge.
+    root.append(_control("Image", _IMAGE))
     return _text(root)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from integrations.label_studio.labeling_config import labels_of
@@ -46,7 +47,7 @@ class Plan:
     """What is to be done with the images of a request.
 
     Attributes:
-        fresh: Images without a task.
+        fresh: Images without a task, highest priority first.
         lacking: Images with a task that lacks the request's prediction.
         present: Images for which there is nothing to do.
         unaided: Keys of those that get no prediction, on purpose.
@@ -73,7 +74,7 @@ def make_plan(request: PushRequest, known: Mapping[str, KnownTask], aided: Mappi
         aided: For the images that were pushed before, whether regions were shown.
     """
     items, refused = _usable(request)
-    unaided = frozenset(item.ref.key for item in items if _is_unaided(request, item.ref.key, known, aided))
+    unaided = _unaided(request, items, known, aided)
     fresh, lacking, present = [], [], []
     for item in items:
         task = known.get(item.ref.key)
@@ -83,25 +84,34 @@ def make_plan(request: PushRequest, known: Mapping[str, KnownTask], aided: Mappi
             lacking.append(item)
         else:
             present.append(item)
+    # The server's own order is that of the making: whoever does not sort sees the most telling images first, too.
+    fresh.sort(key=lambda item: -item.priority)
     return Plan(tuple(fresh), tuple(lacking), tuple(present), unaided, refused)
 
 
-def in_unaided_slice(product: str, image: str, share: float) -> bool:
-    """Whether an image belongs to the slice that is reviewed without pre-annotation.
+def draw(product: str, images: Iterable[str], number: int) -> list[str]:
+    """So many of the images, as good as at random: those whose hash with the product is smallest.
 
-    By the hash of product and image: the slice is random, the same for every run, and grows with its share.
+    The same images give the same draw, and a larger one holds a smaller one.
     """
-    digest = hashlib.sha256(f"unaided\n{product}\n{image}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    return sorted(images, key=lambda image: hashlib.sha256(f"unaided\n{product}\n{image}".encode()).digest())[:number]
 
 
-def _is_unaided(request: PushRequest, image: str, known: Mapping[str, KnownTask], aided: Mapping[str, bool]) -> bool:
-    """An image that was shown with regions once is never unaided later, and the other way round."""
-    if image in aided:
-        return not aided[image]
-    if image in known:  # made by another workspace, or by a push that was killed before it could note it
-        return known[image].unaided
-    return in_unaided_slice(request.product, image, request.unaided_share)
+def _unaided(
+    request: PushRequest, items: Sequence[PushItem], known: Mapping[str, KnownTask], aided: Mapping[str, bool]
+) -> frozenset[str]:
+    """Which images get no regions: their share of the run, as near as whole images come.
+
+    An image that was shown with regions once is never unaided later, and the other way round. One that only the server
+    knows was made by another workspace, or by a push that was killed before it could note it.
+    """
+    keys = [item.ref.key for item in items]
+    settled = {
+        key: not aided[key] if key in aided else known[key].unaided for key in keys if key in aided or key in known
+    }
+    alone = {key for key, unaided in settled.items() if unaided}
+    missing = math.floor(request.unaided_share * len(keys) + 0.5) - len(alone)
+    return frozenset(alone | set(draw(request.product, set(keys) - settled.keys(), max(0, missing))))
 
 
 def _usable(request: PushRequest) -> tuple[list[PushItem], tuple[tuple[str, str], ...]]:

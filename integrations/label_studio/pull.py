@@ -47,7 +47,7 @@ class PullReport(Intake):
 
     Attributes:
         project: Id of the project.
-        vanished: Images whose task is gone from the project; their reviews are kept.
+        vanished: Names of images whose task is gone from the project; their reviews are kept.
         ignored: Rows of other controls than ours, such as boxes, which are not read.
         foreign: Annotated tasks that `push` did not make.
     """
@@ -113,7 +113,8 @@ class _Pull:
             seen |= {int(task["id"]) for task in tasks}
             self.advance("reading reviews", len(seen), self.total)
         there = {int(task["id"]) for task in list_tasks(self.client, self.project, "id")} if filters else seen
-        self.report.vanished = sorted(image for image, task in self.task_of.items() if task not in there)
+        vanished = {image for image, task in self.task_of.items() if task not in there}
+        self.report.vanished = sorted(self.catalog.names(self.product, vanished).values())
         if newest:
             self.catalog.add_reviews([], cursor=(self.target, self._cursor(newest)))
         return self.report

@@ -65,11 +65,11 @@ class PushReport:
 
     def sentence(self) -> str:
         """The push in one sentence."""
-        refused = f", {len(self.refused)} refused" if self.refused else ""
-        return (
-            f"{self.tasks} new tasks, {self.predictions} new predictions, {self.present} images were there{refused}; "
-            f'{self.unaided} are shown without masks, on purpose (tab "without masks")'
-        )
+        parts = [f"{self.tasks} new tasks", f"{self.predictions} new predictions"]
+        parts += [f"nothing to do for {self.present} images"] if self.present else []
+        parts += [f"{len(self.refused)} refused"] if self.refused else []
+        blind = f'; {self.unaided} images are shown without masks, on purpose (tab "without masks")'
+        return ", ".join(parts) + (blind if self.unaided else "")
 
 
 def push(
@@ -174,9 +174,13 @@ class _Push:
 
     def _activate(self) -> None:
         """Show experts this version; before the first of its predictions is there, the server refuses."""
-        if not self.active:
-            self.report.writes += projects.activate(self.client, self.project.id, self.request.version)
-            self.active = True
+        if self.active:
+            return
+        self.active = True
+        if projects.activate(self.client, self.project.id, self.request.version):
+            self.report.writes += 1
+            if self.project.version:
+                self.report.notes.append(f"experts now see these masks, no longer those of {self.project.version}")
 
     def _look_back(self, plan: Plan) -> None:
         """Tasks that only the server knew may have been answered already, and pulls passed them over as foreign."""
@@ -324,7 +328,7 @@ def _report(client: Client, project: projects.Project, request: PushRequest) -> 
     config, notes = project.config, list(project.notes)
     if config.added and not project.made:
         notes.append(f"labels added to the labeling config: {', '.join(config.added)}")
-    if config.kept:
+    if config.kept and config.changed:
         notes.append(f"labels that this bundle does not use are kept: {', '.join(config.kept)}")
     if config.restored:
         notes.append(f"put back into the labeling config: {', '.join(config.restored)}")

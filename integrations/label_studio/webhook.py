@@ -60,6 +60,14 @@ def check_url(url: str) -> None:
         raise SettingsError("webhook URL", "take user and password out of it; the doorbell has a secret of its own")
 
 
+def answers(url: str) -> bool:
+    """Whether a doorbell answers at `url`, as seen from this machine."""
+    try:
+        return httpx.get(f"{url.rstrip('/')}/health", timeout=3, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
 def register(client: Client, project_id: int, url: str, secret: str) -> bool:
     """Make the project ring `url` when a review is made, changed or deleted; writes nothing if it does already.
 

@@ -20,7 +20,7 @@ from integrations.label_studio.payload import push_item
 from integrations.label_studio.planning import PushRequest
 from integrations.label_studio.pull import PullReport, pull
 from integrations.label_studio.push import Advance, PushReport, dry_push, push, remembered_project
-from integrations.label_studio.webhook import register, webhook_secret
+from integrations.label_studio.webhook import answers, register, webhook_secret
 from integrations.outputs import ImageRecord, read_records, read_run
 from integrations.settings import Settings
 from saa_core.errors import ImageError, ServiceError, StoreError
@@ -72,10 +72,16 @@ def pull_product(settings: Settings, product: str, advance: Advance) -> PullRepo
         return pull(client, catalog, product, project, advance)
 
 
-def register_doorbell(settings: Settings, product: str, project: int, url: str) -> bool:
-    """Let a product's project ring the doorbell at `url`; returns whether anything was written, see `webhook`."""
+def register_doorbell(settings: Settings, product: str, project: int, url: str) -> tuple[bool, str]:
+    """Let a product's project ring the doorbell at `url`, see `webhook`.
+
+    Returns:
+        Whether anything was written, and what a person should know.
+    """
     with _connected(settings) as (_, client):
-        return register(client, project, address(url, product), webhook_secret(settings.workspace))
+        written = register(client, project, address(url, product), webhook_secret(settings.workspace))
+    note = f"the project rings {url} when an expert saves"
+    return written, note if answers(url) else f"{note}, but nothing answers there yet; `saa serve` does"
 
 
 @contextmanager

@@ -196,14 +196,16 @@ def test_a_run_goes_out_and_comes_back(
 def test_a_person_reads_whose_masks_they_are_and_where(server: Server, desk: Desk, saa: Saa) -> None:
     said = saa(*PUSH)
     assert said.code == 0
-    assert "12 new tasks, 12 new predictions, 0 images were there; 0 are shown without masks" in said.out
+    assert "12 new tasks, 12 new predictions\n" in said.out
     assert "lexical+contour+filter-bank" in said.out
     assert "weight-free, not GroundingDINO or SAM" in said.out
     assert f"project: {server.url}/projects/{desk.project}/data" in said.out
     assert "pushing tasks: 12/12" in said.err
     desk.answer("001.png", [])
     rejected = len(desk.items[1].regions)
-    assert saa(*PULL).out == f"1 new reviews (1 submitted); regions: {rejected} rejected\n"
+    assert saa(*PULL).out == (
+        f"1 new reviews: 1 submitted; images: 1 good, 0 defective, 0 undecided; regions: {rejected} rejected\n"
+    )
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(server: Server, workspace: Path, saa: Saa) -> None:
@@ -242,7 +244,7 @@ def test_disagreement_is_reported(desk: Desk, saa: Saa) -> None:
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(drawn / "000.png")
     pulled = saa("pull", "masks", drawn, "--product", "plate", "--json")
     (found,) = pulled.json["disagreements"]
-    assert (found["image"], found["annotators"]) == (desk.items[0].ref.key, [desk.server.email, "masks"])
+    assert (found["image"], found["annotators"]) == ("000.png", [desk.server.email, "masks"])
     assert "masks says good" in found["reason"]
 
 
@@ -403,7 +405,7 @@ def test_a_photograph_that_is_gone_is_refused_and_the_others_go_on(
     label(photographs, tmp_path / "w")
     (photographs / "001.png").unlink()
     words = [*PUSH, "--workspace", str(tmp_path / "w")]
-    for expected in ("2 new tasks", "0 new tasks, 0 new predictions, 2 images were there"):
+    for expected in ("2 new tasks", "0 new tasks, 0 new predictions, nothing to do for 2 images"):
         monkeypatch.setattr("sys.argv", ["saa", *words])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -458,7 +460,7 @@ def test_masks_drawn_elsewhere_come_in_once(workspace: Path, saa: Saa, tmp_path:
 
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(drawn / "002.png")
     said = saa(*command)
-    assert (said.code, said.out) == (2, "nothing new\n")
+    assert (said.code, said.out) == (2, "nothing new, 1 refused\n")
     assert "refused: 002.png: the mask has 5 x 5 pixels, its image 96 x 96" in said.err
 
 
@@ -490,7 +492,7 @@ def test_an_experts_click_rings_and_the_review_is_there(
             desk.answer("001.png", [])
             assert settled(lambda: "001.png" in desk.reviews()), errors.read_text()
             assert desk.review("001.png").finding == "good"
-            assert settled(lambda: "plate: 1 new reviews (1 submitted)" in errors.read_text())
+            assert settled(lambda: "plate: 1 new reviews: 1 submitted" in errors.read_text())
             service.send_signal(signal.SIGTERM)
             assert service.wait(timeout=30) == 0
         finally:
@@ -527,7 +529,7 @@ def test_the_flows_end_by_name_and_leave_what_they_did(server: Server, desk: Des
     desk.answer("000.png")
     state = collect_flow("plate", folder, return_state=True)
     assert state.name == in_prefect(state) == "Collected"
-    assert artifact(f"collect-{report.project}").startswith("# 1 new reviews (1 submitted)")
+    assert artifact(f"collect-{report.project}").startswith("# 1 new reviews: 1 submitted; images: 0 good, 1 defective")
     desk.answer("001.png", [{"type": "brushlabels", "from_name": "mask"}])
     state = collect_flow("plate", folder, return_state=True)
     assert state.name == in_prefect(state) == "CollectedInPart"
@@ -546,7 +548,7 @@ def test_the_masks_flow_ends_by_name(workspace: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(drawn / "011.png")
     state = collect_masks_flow(str(drawn), "plate", str(workspace), return_state=True)
     assert state.name == in_prefect(state) == "Collected"
-    assert artifact("collect-masks").startswith("# 1 new reviews (1 submitted)")
+    assert artifact("collect-masks").startswith("# 1 new reviews: 1 submitted; images: 1 good, 0 defective")
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(drawn / "nobody.png")
     state = collect_masks_flow(str(drawn), "plate", str(workspace), return_state=True)
     assert state.name == in_prefect(state) == "CollectedInPart"

@@ -75,7 +75,10 @@ def test_what_is_new_is_counted_and_kept(catalog: Catalog) -> None:
     assert found.states == {"submitted": 2, "skipped": 1}
     assert found.findings == {"defective": 1, "good": 1}
     assert found.outcomes == {"accepted": 1, "rejected": 3}
-    assert found.sentence() == "3 new reviews (1 skipped, 2 submitted); regions: 1 accepted, 3 rejected"
+    assert found.sentence() == (
+        "3 new reviews: 1 skipped, 2 submitted; images: 1 good, 1 defective, 0 undecided; "
+        "regions: 1 accepted, 3 rejected"
+    )
     assert found.remarks() == []
     assert sorted(catalog.reviews("cap"), key=lambda review: review.id) == [ACCEPTED_ONE, SKIPPED, GOOD]
 
@@ -128,10 +131,8 @@ def test_disagreement_is_found_between_what_is_new_and_what_was_there(catalog: C
     other = replace(GOOD, image=REFS[0].key, id="1/7", annotator="bob", updated=NOON + timedelta(hours=1))
     found = taken(catalog, other)
     (disagreement,) = found.disagreements
-    assert (disagreement.image, disagreement.annotators) == (REFS[0].key, ("ann", "bob"))
-    assert found.remarks() == [
-        "annotators differ on 000000000000: good or defective: ann says defective, bob says good"
-    ]
+    assert (disagreement.image, disagreement.annotators) == ("0.png", ("ann", "bob"))
+    assert found.remarks() == ["annotators differ on 0.png: good or defective: ann says defective, bob says good"]
     assert taken(catalog, other).disagreements == ()  # told once
 
 
@@ -159,10 +160,11 @@ def test_as_a_dictionary_it_is_json(catalog: Catalog) -> None:
         "findings": {"defective": 1, "good": 1},
         "outcomes": {"accepted": 1, "rejected": 3},
         "unaided": 0,
+        "contradictory": [],
         "refused": [["task/annotation 9/9", "cannot be read"]],
         "disagreements": [
             {
-                "image": "0" * 64,
+                "image": "0.png",
                 "annotators": ["ann", "bob"],
                 "reason": "good or defective: ann says defective, bob says good",
             }

@@ -64,7 +64,7 @@ def test_every_outcome(desk: Desk) -> None:
     assert (desk.review(names[8]).verdict, desk.review(names[8]).finding) == ("defective", "defective")
     assert names[9] not in desk.reviews()
     assert dict(report.states) == {"submitted": 8, "skipped": 1}
-    assert dict(report.outcomes) == {"accepted": 9, "adjusted": 1, "rejected": 5, "added": 1, "relabelled": 1}
+    assert dict(report.outcomes) == {"accepted": 9, "adjusted": 1, "rejected": 3, "added": 1, "relabelled": 1}
     assert dict(report.findings) == {"defective": 6, "good": 1, "nothing": 1}
 
 
@@ -110,6 +110,21 @@ def test_a_changed_review_stands_beside_the_older_one(desk: Desk) -> None:
     assert [review.finding for review in evidence(desk.catalog.reviews("plate")).values()] == ["good"]
 
 
+def test_contradictions_are_named(desk: Desk) -> None:
+    desk.photograph(2)
+    desk.push()
+    desk.answer("0000.png", [*desk.shown("0000.png")[1], verdict("good")])
+    desk.answer("0001.png", [verdict("good")])
+    report = desk.pull()
+    assert report.contradictory == ["0000.png"]
+    assert report.remarks() == ["0000.png is called good and has regions; look at it again"]
+    assert dict(report.findings) == {"nothing": 1, "good": 1}
+    assert dict(report.outcomes) == {"rejected": 2}
+    assert (
+        report.sentence() == "2 new reviews: 2 submitted; images: 1 good, 0 defective, 1 undecided; regions: 2 rejected"
+    )
+
+
 def test_a_deleted_annotation_is_withdrawn_once(desk: Desk) -> None:
     desk.photograph(2)
     desk.push()
@@ -130,7 +145,7 @@ def test_a_deleted_task_is_noticed_its_reviews_kept_and_a_push_makes_it_again(de
     desk.pull()
     desk.client.delete(f"/api/tasks/{desk.tasks()['0000.png']['id']}/")
     report = desk.pull()
-    assert report.vanished == [desk.items[0].ref.key]
+    assert report.vanished == ["0000.png"]
     assert "1 tasks are gone from the project; their reviews are kept" in report.remarks()
     assert [review.state for review in desk.reviews()["0000.png"]] == ["submitted"]
     assert desk.push().tasks == 1
@@ -231,7 +246,7 @@ def test_annotators_are_kept_apart_and_their_disagreement_is_reported(own_desk: 
     people = {review.annotator for review in desk.reviews()["0000.png"]}
     assert people == {desk.server.email, "second@example.com"}
     (only,) = report.disagreements
-    assert (only.image, only.annotators) == (desk.items[0].ref.key, tuple(sorted(people)))
+    assert (only.image, only.annotators) == ("0000.png", tuple(sorted(people)))
     newest = evidence(desk.catalog.reviews("plate"))[desk.items[0].ref.key]
     assert (newest.annotator, newest.finding) == ("second@example.com", "good")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from integrations.catalog import Catalog
 from integrations.label_studio.listing import KnownTask
 from integrations.label_studio.payload import KEY, PushItem, check_item, prediction_json, read_answer
-from integrations.label_studio.planning import PushRequest, in_unaided_slice, make_plan
+from integrations.label_studio.planning import PushRequest, draw, make_plan
 from integrations.label_studio.push import BATCH_BYTES, _batches, dry_push, push
 from saa_core.errors import ImageError, ServiceError
 from saa_core.masks import Rle, encode
@@ -93,7 +94,10 @@ def test_a_new_bundle_adds_predictions_and_keeps_what_experts_worked_from(any_de
     desk.label_again("run2", bundle("scratch", "dent", "rust"))
     new = desk.push()
     assert (new.tasks, new.predictions, new.present) == (0, 3, 0)
-    assert new.notes == ["labels added to the labeling config: rust"]
+    assert new.notes == [
+        "labels added to the labeling config: rust",
+        f"experts now see these masks, no longer those of {old.version}",
+    ]
     versions = {version for task in desk.tasks().values() for version in task["predictions_model_versions"].split(",")}
     assert versions == {old.version, new.version}
     assert desk.client.get(f"/api/projects/{new.project}/")["model_version"] == new.version
@@ -111,8 +115,9 @@ def test_a_share_of_the_images_gets_no_masks_and_keeps_getting_none(desk: Desk) 
     desk.photograph(40)
     report = desk.push(unaided=0.25)
     alone = {name for name, task in desk.tasks().items() if not task["predictions_model_versions"]}
-    assert 0 < len(alone) == report.unaided < 40
-    assert alone == {item.name for item in desk.items if in_unaided_slice("plate", item.ref.key, 0.25)}
+    assert len(alone) == report.unaided == 10
+    drawn = draw("plate", [item.ref.key for item in desk.items], 10)
+    assert alone == {item.name for item in desk.items if item.ref.key in drawn}
     noted = desk.catalog.predictions(desk.target)
     assert {record.image for record in noted if not record.aided} == {
         item.ref.key for item in desk.items if item.name in alone
@@ -225,18 +230,29 @@ def test_what_is_sent_reads_back_the_same(mask: Rle, word: str, score: float) ->
             check_item(item, [word])
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.text(), st.text())
-def test_a_larger_slice_holds_a_smaller_one(one: float, other: float, product: str, image: str) -> None:
-    small, large = sorted((one, other))
-    if in_unaided_slice(product, image, small):
-        assert in_unaided_slice(product, image, large)
-    assert not in_unaided_slice(product, image, 0)
-    assert in_unaided_slice(product, image, 1)
+@given(st.sets(st.text(), max_size=30), st.integers(0, 30), st.integers(0, 30), st.text())
+def test_a_larger_draw_holds_a_smaller_one(images: set[str], one: int, other: int, product: str) -> None:
+    small, large = (draw(product, images, number) for number in sorted((one, other)))
+    assert set(small) <= set(large) <= images
+    assert len(large) == min(len(images), max(one, other))
+    assert draw(product, sorted(images, reverse=True), one) == draw(product, images, one)
 
 
-def test_the_slice_is_as_large_as_it_should_be() -> None:
-    inside = sum(in_unaided_slice("bottle", str(number), 0.1) for number in range(10_000))
-    assert 900 < inside < 1100
+def test_every_image_is_drawn_as_often() -> None:
+    drawn = Counter(image for product in range(2000) for image in draw(str(product), "abcdefghij", 3))
+    assert all(510 < number < 690 for number in drawn.values())  # 600 are expected, four standard deviations are 82
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.1, 3), (0.5, 14), (1.0, 28)])
+def test_the_share_holds_for_small_sets_too(share: float, expected: int) -> None:
+    items = [PushItem(ImageRef(f"{number:064}", "", (str(number),)), 4, 4, 0.5, (), ()) for number in range(28)]
+    assert len(make_plan(PushRequest("plate", "r", "m", SCRATCHES, items, share), {}, {}).unaided) == expected
+
+
+def test_the_most_telling_images_are_made_first() -> None:
+    items = [PushItem(ImageRef(str(n) * 64, "", (str(n),)), 4, 4, n / 7, (), ()) for n in (2, 5, 1, 7)]
+    plan = make_plan(PushRequest("plate", "r", "m", SCRATCHES, items, 0.0), {}, {})
+    assert [item.name for item in plan.fresh] == ["7", "5", "2", "1"]
 
 
 def test_a_plan_puts_each_image_in_one_place(desk_items: tuple[PushRequest, list[str]]) -> None:
@@ -318,7 +334,7 @@ def test_all_pictures_gone_is_said_with_the_reasons(desk: Desk) -> None:
     for item in desk.items:
         (desk.folder / item.name).unlink()
     report = desk.push(upload=True)
-    assert [name for name, _ in report.refused] == ["0000.png", "0001.png"]
+    assert sorted(name for name, _ in report.refused) == ["0000.png", "0001.png"]
     assert (report.tasks, report.predictions) == (0, 0)
 
 

@@ -257,9 +257,11 @@ def test_a_doorbell_is_registered_once(place: Place) -> None:
     place.label(product="cap / blue")
     report = place.push(product="cap / blue")
     assert report.project is not None
-    url = "http://127.0.0.1:8765"
-    assert register_doorbell(place.settings, "cap / blue", report.project, url)
-    assert not register_doorbell(place.settings, "cap / blue", report.project, url)
+    url = "http://127.0.0.1:9"
+    written, note = register_doorbell(place.settings, "cap / blue", report.project, url)
+    assert written
+    assert note == f"the project rings {url} when an expert saves, but nothing answers there yet; `saa serve` does"
+    assert not register_doorbell(place.settings, "cap / blue", report.project, url)[0]
     (hook,) = place.client.get("/api/webhooks/", {"project": report.project})
     assert hook["url"] == f"{url}/label-studio/cap%20%2F%20blue"
     assert hook["headers"] == {HEADER: webhook_secret(place.settings.workspace)}
