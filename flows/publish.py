@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from integrations.label_studio.push import PushReport
+from integrations.label_studio.planning import PushReport
 from tasks.publish import push_label_studio, register_webhook
 from tasks.report import publish_lines
 

@@ -17,8 +17,8 @@ from tasks.progress import advance
 
 if TYPE_CHECKING:
     from integrations.intake import Intake
+    from integrations.label_studio.planning import PushReport
     from integrations.label_studio.pull import PullReport
-    from integrations.label_studio.push import PushReport
 
 _T = TypeVar("_T")
 

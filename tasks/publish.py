@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from integrations.label_studio import workspace as label_studio
-from integrations.label_studio.push import PushReport
+from integrations.label_studio.planning import PushReport
 from integrations.settings import Settings
 from tasks.progress import advance
 from tasks.workbench import store_at

@@ -1,11 +1,11 @@
-"""What a push has to do, from what is there: no request is made here."""
+"""What a push is asked for, has to do and says of itself: no request is made here."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from integrations.label_studio.labeling_config import labels_of
 from integrations.label_studio.listing import KnownTask
@@ -40,6 +40,43 @@ class PushRequest:
     def version(self) -> str:
         """`model_version` of the predictions: bundle and run. The models come first, since the editor shortens it."""
         return f"{self.models} {self.bundle.id}@{self.run}"
+
+
+@dataclass(slots=True)
+class PushReport:
+    """What a push did, or would do.
+
+    Attributes:
+        project: Id of the project; None where it is still to be made.
+        url: Its page, or the server's.
+        version: `model_version` of the predictions.
+        tasks: Tasks made.
+        predictions: Predictions made.
+        present: Images for which nothing had to be done.
+        unaided: Images of the run without pre-annotation, on purpose.
+        writes: Files and requests that changed something.
+        refused: (image, reason) of those that could not be pushed.
+        notes: What a person should know.
+    """
+
+    project: int | None
+    url: str
+    version: str
+    tasks: int = 0
+    predictions: int = 0
+    present: int = 0
+    unaided: int = 0
+    writes: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """The push in one sentence."""
+        parts = [f"{self.tasks} new tasks", f"{self.predictions} new predictions"]
+        parts += [f"nothing to do for {self.present} images"] if self.present else []
+        parts += [f"{len(self.refused)} refused"] if self.refused else []
+        blind = f'; {self.unaided} images are shown without masks, on purpose (tab "without masks")'
+        return ", ".join(parts) + (blind if self.unaided else "")
 
 
 @dataclass(frozen=True, slots=True)

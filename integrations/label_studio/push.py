@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from integrations.catalog import Catalog, PredictionRecord, now
 from integrations.label_studio import projects
@@ -22,7 +21,7 @@ from integrations.label_studio.images import ImageSource, PublishedImage
 from integrations.label_studio.labeling_config import labels_in, labels_of
 from integrations.label_studio.listing import KnownTask, known_tasks
 from integrations.label_studio.payload import PushItem, prediction_json, task_json
-from integrations.label_studio.planning import Plan, PushRequest, make_plan
+from integrations.label_studio.planning import Plan, PushReport, PushRequest, make_plan
 from saa_core.errors import AnswerLostError, ServiceError
 
 BATCH_ITEMS = 250
@@ -33,43 +32,6 @@ _SERVICE = "label-studio"
 
 Advance = Callable[[str, int, int], None]
 _Written = tuple[PushItem, bytes]
-
-
-@dataclass(slots=True)
-class PushReport:
-    """What a push did, or would do.
-
-    Attributes:
-        project: Id of the project; None where it is still to be made.
-        url: Its page, or the server's.
-        version: `model_version` of the predictions.
-        tasks: Tasks made.
-        predictions: Predictions made.
-        present: Images for which nothing had to be done.
-        unaided: Images of the run without pre-annotation, on purpose.
-        writes: Files and requests that changed something.
-        refused: (image, reason) of those that could not be pushed.
-        notes: What a person should know.
-    """
-
-    project: int | None
-    url: str
-    version: str
-    tasks: int = 0
-    predictions: int = 0
-    present: int = 0
-    unaided: int = 0
-    writes: int = 0
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def sentence(self) -> str:
-        """The push in one sentence."""
-        parts = [f"{self.tasks} new tasks", f"{self.predictions} new predictions"]
-        parts += [f"nothing to do for {self.present} images"] if self.present else []
-        parts += [f"{len(self.refused)} refused"] if self.refused else []
-        blind = f'; {self.unaided} images are shown without masks, on purpose (tab "without masks")'
-        return ", ".join(parts) + (blind if self.unaided else "")
 
 
 def push(

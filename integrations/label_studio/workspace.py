@@ -17,9 +17,9 @@ from integrations.label_studio.connection import Connection, connection
 from integrations.label_studio.doorbell import address
 from integrations.label_studio.images import ImageSource, image_source
 from integrations.label_studio.payload import push_item
-from integrations.label_studio.planning import PushRequest
+from integrations.label_studio.planning import PushReport, PushRequest
 from integrations.label_studio.pull import PullReport, pull
-from integrations.label_studio.push import Advance, PushReport, dry_push, push, remembered_project
+from integrations.label_studio.push import Advance, dry_push, push, remembered_project
 from integrations.label_studio.webhook import answers, register, webhook_secret
 from integrations.outputs import ImageRecord, read_records, read_run
 from integrations.settings import Settings

@@ -19,8 +19,9 @@ from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.label_studio.client import Client
 from integrations.label_studio.images import LocalFiles
 from integrations.label_studio.payload import PushItem, region_id
+from integrations.label_studio.planning import PushRequest
 from integrations.label_studio.pull import PullReport, pull
-from integrations.label_studio.push import PushRequest, push
+from integrations.label_studio.push import push
 from saa_core.masks import decode, encode
 from saa_core.prompts import LanguagePrompt, PromptBundle
 from saa_core.reviews import PredictedRegion, RegionReview, Review, evidence

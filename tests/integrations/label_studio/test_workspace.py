@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.label_studio.client import Client
 from integrations.label_studio.doorbell import HEADER
 from integrations.label_studio.payload import KEY
-from integrations.label_studio.push import PushReport
+from integrations.label_studio.planning import PushReport
 from integrations.label_studio.webhook import webhook_secret
 from integrations.label_studio.workspace import pull_product, push_run, register_doorbell
 from integrations.outputs import RunFolder
@@ -265,3 +266,13 @@ def test_a_doorbell_is_registered_once(place: Place) -> None:
     (hook,) = place.client.get("/api/webhooks/", {"project": report.project})
     assert hook["url"] == f"{url}/label-studio/cap%20%2F%20blue"
     assert hook["headers"] == {HEADER: webhook_secret(place.settings.workspace)}
+
+
+def test_two_pushes_at_once_make_everything_once(place: Place) -> None:
+    place.label()
+    with ThreadPoolExecutor(2) as both:
+        reports = [each.result() for each in [both.submit(place.push), both.submit(place.push)]]
+    assert sorted(report.tasks for report in reports) == [0, len(FOUND)]
+    assert len({report.project for report in reports}) == 1
+    (project,) = place.client.get("/api/projects/")["results"]
+    assert project["task_number"] == len(FOUND)
