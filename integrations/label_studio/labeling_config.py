@@ -34,7 +34,15 @@ _MASK = {"name": "mask", "toName": "image"}
 _WORDS = {"name": "why", "toName": "image"}
 _VERDICT = {"name": "verdict", "toName": "image"}
 _LOOK: Mapping[str, Mapping[str, str]] = {
-    "image": {"zoom": "true", "zoomControl": "true", "brightnessControl": "true", "contrastControl": "true"},
+    "image": {
+        "zoom": "true",
+        "zoomControl": "true",
+        "brightnessControl": "true",
+        "contrastControl": "true",
+        # The editor's own limits leave no room for the controls above and the tools beside the picture.
+        "maxHeight": "calc(100vh - 320px)",
+        "maxWidth": "calc(100% - 42px)",
+    },
     "mask": {},
     "why": {
         "perRegion": "true",
