@@ -2,7 +2,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -227,14 +226,11 @@ def test_a_bundle_whose_content_was_changed(catalog: Catalog, tmp_path: Path) ->
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
-def test_opening_again_finds_everything_and_is_quick(catalog: Catalog, tmp_path: Path) -> None:
+def test_opening_again_finds_everything(catalog: Catalog, tmp_path: Path) -> None:
     catalog.begin_run(RUN)
     catalog.close()
-    begin = time.perf_counter()
     with Catalog(url(tmp_path)) as again:
-        taken = time.perf_counter() - begin
         assert again.run("abc1") == RUN
-    assert taken < 0.3  # 2 ms on a quiet machine
 
 
 def test_opening_what_is_up_to_date_does_not_load_alembic(catalog: Catalog, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_catalog_of_the_first_version_keeps_what_it_holds(tmp_path: Path) -> N
         assert catalog.images_of("abc1") == (image,)
         assert catalog.champion("bottle") == bundle
         assert catalog.reviews("bottle") == ()
-        assert catalog.image("a" * 64) == (4, 5)
+        assert catalog.sizes({"a" * 64}) == {"a" * 64: (4, 5)}
 
 
 def test_the_tables_can_be_written_for_postgresql() -> None:

@@ -1,5 +1,3 @@
-import json
-import time
 from pathlib import Path
 
 import cv2
@@ -211,30 +209,3 @@ def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     assert not verify(tmp_path)
     with pytest.raises(StoreError, match=r"run\.json"):
         read_run(tmp_path)
-
-
-# --------------------------------------------------------------------------------------------------------------- speed
-
-
-def test_a_hundred_images_are_verified_at_once(tmp_path: Path) -> None:
-    refs = [ref(f"{number:03}.png") for number in range(100)]
-    folder = RunFolder(tmp_path / "run", [name for each in refs for name in each.names])
-    for each in refs:
-        folder.write(each, result(each, *[region(block(0, 0))] * 5), SIZE)
-    folder.close(refs, {})
-    begin = time.perf_counter()
-    assert verify(folder.folder)
-    assert all(folder.is_written(each) for each in refs)
-    assert time.perf_counter() - begin < 1  # 0.02 s on a quiet machine
-
-
-def test_an_image_costs_some_milliseconds(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    rough = cv2.resize(noise, (512, 512)) > 0.8
-    regions = [region(np.roll(rough, shift, 0)) for shift in range(5)]
-    folder = RunFolder(tmp_path / "run", A.names)
-    begin = time.process_time()
-    for _ in range(5):
-        folder.write(A, AnomalyResult(A.key, "b", noise, True, 0.5, tuple(regions), {}), (512, 512))
-    assert (time.process_time() - begin) / 5 < 0.1  # 10 ms on a quiet machine
-    assert json.loads((folder.folder / "regions/sub/a.json").read_bytes())["size"] == [512, 512]
