@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from integrations.catalog import Catalog
-from integrations.settings import CATALOG_FILE, Settings
+from integrations.settings import Settings
 from saa_core import library
 from saa_core.errors import BundleError
 from saa_core.prompts import Profile, Prompt, PromptBundle
@@ -56,8 +56,7 @@ def bundles_for_classes(
 
 def catalog_to_read(settings: Settings) -> Catalog:
     """The workspace's catalog, or an empty one in memory where there is no workspace: looking makes no folder."""
-    absent = settings.catalog is None and not (settings.workspace / CATALOG_FILE).exists()
-    return Catalog("sqlite://" if absent else settings.catalog_url)
+    return Catalog(settings.catalog_url if settings.has_catalog else "sqlite://")
 
 
 def is_file(name: str) -> bool:

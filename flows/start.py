@@ -11,7 +11,7 @@ from flows.runs import LabelRequest, RunSummary, finished_summary, run_id
 from flows.runtime import prepare_prefect, result_of
 from integrations.catalog import Catalog
 from integrations.image_sets import scan
-from integrations.settings import CATALOG_FILE, Settings
+from integrations.settings import Settings
 from saa_core.errors import StoreError
 from tasks.progress import advance
 
@@ -119,7 +119,7 @@ def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
 def _settings_of(workspace: Path) -> Settings:
     """Settings of a workspace that is there: what looks for runs in it does not make one."""
     settings = Settings.load(workspace=workspace)
-    if settings.catalog is None and not (settings.workspace / CATALOG_FILE).is_file():
+    if not settings.has_catalog:
         advice = "`saa label IMAGES --product P` makes one, --workspace names another"
         raise StoreError(str(settings.workspace), f"is no workspace yet; {advice}")
     return settings

@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         return self.catalog or f"sqlite:///{self.workspace / CATALOG_FILE}"
 
     @property
+    def has_catalog(self) -> bool:
+        """Whether there is a catalog to look into: a file in the workspace, or whatever `catalog` names."""
+        return self.catalog is not None or (self.workspace / CATALOG_FILE).exists()
+
+    @property
     def blobs_url(self) -> str:
         """Folder or fsspec URL of the blob store."""
         return self.blobs or str(self.workspace / "blobs")

@@ -11,8 +11,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from integrations.batches import batches
 from integrations.files import temporary_name, write_atomic
 from integrations.image_sets import Quarantined, read_bytes
 from integrations.label_studio.client import Client
@@ -26,12 +27,10 @@ from integrations.label_studio.pictures import (
     shown_as,
     sorted_out,
 )
+from integrations.settings import ImagesMode
 from saa_core.errors import ImageError, ServiceError, SettingsError
 
-__all__ = ["ByUrl", "ImageSource", "ImagesMode", "LocalFiles", "Published", "PublishedImage", "Upload", "image_source"]
-
-ImagesMode = Literal["local-files", "upload", "url"]
-"""How images get to the expert's browser; the setting `label_studio_images`."""
+__all__ = ["ByUrl", "ImageSource", "LocalFiles", "Published", "PublishedImage", "Upload", "image_source"]
 
 _FOLDER = "saa"
 
@@ -180,8 +179,8 @@ class Upload:
         urls = self._uploaded()
         missing = [image for image in images if image.key not in urls]
         refused: dict[str, Quarantined] = {}
-        for batch in _batches(_readable(missing, refused)):
-            self._send(batch)
+        for batch in batches(_readable(missing, refused), _MOST_FILES, _MOST_BYTES):
+            self._send(dict(batch))
         if len(refused) < len(missing):
             urls = self._uploaded()
         lost = [image.name for image in missing if image.key not in urls.keys() | refused.keys()]
@@ -229,19 +228,6 @@ def _readable(images: Iterable[PublishedImage], refused: dict[str, Quarantined])
             yield f"{image.key}{suffix or '.png'}", data if suffix else as_png(data, image.name)
         except ImageError as error:
             refused[image.key] = Quarantined(error.name, error.reason)
-
-
-def _batches(files: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    batch: dict[str, bytes] = {}
-    size = 0
-    for name, data in files:
-        if batch and (len(batch) == _MOST_FILES or size + len(data) > _MOST_BYTES):
-            yield batch
-            batch, size = {}, 0
-        batch[name] = data
-        size += len(data)
-    if batch:
-        yield batch
 
 
 def _is_there(path: Path, key: str | None) -> bool:

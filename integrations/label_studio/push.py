@@ -1,7 +1,7 @@
 """Push: the images of a run as tasks, its regions as predictions. Nothing that is there is sent again.
 
-    project, labels -> what is there -> pictures -> tasks with predictions -> predictions for older tasks -> active
-    version, tabs
+    project, labels -> what is there -> predictions for older tasks -> active version -> pictures -> tasks with
+    predictions -> tabs
 
 The server knows no idempotency, so it is made here: a task is known by our image key in its data, a prediction by its
 task and version. Every batch is one transaction of the server; its counts are checked, and it is noted in the catalog
@@ -12,8 +12,9 @@ lost, the server is asked what became of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from integrations.batches import batches
 from integrations.catalog import Catalog, PredictionRecord, now
 from integrations.label_studio import projects
 from integrations.label_studio.client import Client
@@ -164,7 +165,7 @@ class _Push:
         urls = self._publish(plan.fresh)
         ready = [item for item in plan.fresh if item.ref.key in urls]
         written = ((item, task_json(item, urls[item.ref.key], plan.version(item, self.request))) for item in ready)
-        for batch in _batches(written):
+        for batch in batches(written, BATCH_ITEMS, BATCH_BYTES):
             items = [item for item, _ in batch]
             self._note(items, self._import(batch, plan), plan)
             self.advance("pushing tasks", self.report.tasks, len(ready))
@@ -209,7 +210,7 @@ class _Push:
     def _add_predictions(self, plan: Plan, known: Mapping[str, KnownTask]) -> None:
         version, done = self.request.version, 0
         written = ((item, prediction_json(item, known[item.ref.key].id, version)) for item in plan.lacking)
-        for batch in _batches(written):
+        for batch in batches(written, BATCH_ITEMS, BATCH_BYTES):
             self._import_predictions(batch, plan)
             self._note([item for item, _ in batch], known, plan)
             done += len(batch)
@@ -300,19 +301,6 @@ def _report(client: Client, project: projects.Project, request: PushRequest) -> 
 def _count(report: PushReport, plan: Plan) -> None:
     report.present, report.unaided = len(plan.present), len(plan.unaided)
     report.refused += plan.refused
-
-
-def _batches(written: Iterable[_Written]) -> Iterator[list[_Written]]:
-    batch: list[_Written] = []
-    size = 0
-    for item, content in written:
-        if batch and (len(batch) == BATCH_ITEMS or size + len(content) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((item, content))
-        size += len(content)
-    if batch:
-        yield batch
 
 
 def _list(batch: Iterable[_Written]) -> bytes:

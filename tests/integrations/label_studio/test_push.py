@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from integrations.batches import batches
 from integrations.catalog import Catalog
 from integrations.label_studio.listing import KnownTask
 from integrations.label_studio.payload import KEY, PushItem, check_item, prediction_json, read_answer
 from integrations.label_studio.planning import PushRequest, draw, make_plan
-from integrations.label_studio.push import BATCH_BYTES, _batches, dry_push, push
+from integrations.label_studio.push import BATCH_BYTES, BATCH_ITEMS, dry_push, push
 from saa_core.errors import ImageError, ServiceError
 from saa_core.masks import Rle, encode
 from saa_core.reviews import PredictedRegion
@@ -197,14 +198,14 @@ def test_two_products_have_two_projects(desk: Desk) -> None:
 
 
 def test_batches_are_bounded_by_count_and_bytes() -> None:
-    def batches(sizes: list[int]) -> list[list[int]]:
-        item = None
-        return [[len(content) for _, content in batch] for batch in _batches((item, bytes(n)) for n in sizes)]  # type: ignore[misc]
+    def cut(sizes: list[int]) -> list[list[int]]:
+        found = batches(((None, bytes(size)) for size in sizes), BATCH_ITEMS, BATCH_BYTES)
+        return [[len(content) for _, content in batch] for batch in found]
 
-    assert [len(batch) for batch in batches([1] * 501)] == [250, 250, 1]
+    assert [len(batch) for batch in cut([1] * 501)] == [250, 250, 1]
     big = BATCH_BYTES // 2 + 1
-    assert batches([big, big, 5, BATCH_BYTES + 1, 5]) == [[big], [big, 5], [BATCH_BYTES + 1], [5]]
-    assert batches([]) == []
+    assert cut([big, big, 5, BATCH_BYTES + 1, 5]) == [[big], [big, 5], [BATCH_BYTES + 1], [5]]
+    assert cut([]) == []
 
 
 masks = st.builds(
