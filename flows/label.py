@@ -11,17 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.utilities.annotations import quote
 
 from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
-from flows.runtime import one_thread_each, result_of
+from flows.runtime import as_is, one_thread_each, result_of
 from integrations.catalog import Catalog, RunImage
 from integrations.image_sets import ImageSet
 from integrations.outputs import RunFolder
@@ -30,12 +29,11 @@ from saa_core.models import build
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_levels
 from tasks.decide import DecidedBatch, decide_and_write
+from tasks.drift import watch_drift
 from tasks.progress import advance
 from tasks.propose import BatchOutcome, extract_features, propose_candidates
 from tasks.report import publish_summary, write_report
 from tasks.scan import scan_images
-
-_T = TypeVar("_T")
 
 
 @flow(name="label", flow_run_name="label-{request.product}", validate_parameters=False)
@@ -90,16 +88,16 @@ class _Run:
 
     def _judge(self, refs: list[ImageRef]) -> list[ImageRef]:
         phrases = list(self.request.bundle.texts)
-        context, calls = fit_context(_as_is(refs), self.request.workspace)
+        context, calls = fit_context(as_is(refs), self.request.workspace)
         self.calls += calls
         refs = self._propose(refs, phrases, context)
-        calm, floor, calls = fit_levels(_as_is(refs), _as_is(self.request.bundle), context, self.request.workspace)
+        calm, floor, calls = fit_levels(as_is(refs), as_is(self.request.bundle), context, self.request.workspace)
         self.calls += calls
         return self._decide(refs, context, (calm, floor))
 
     def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
         futures = [
-            extract_features.submit(number, _keys(batch), _as_is(batch), *self._method())
+            extract_features.submit(number, _keys(batch), as_is(batch), *self._method())
             for number, batch in enumerate(self._batches(refs))
         ]
         refs, _ = self._gather("looking at images", futures, refs)
@@ -107,7 +105,7 @@ class _Run:
 
     def _propose(self, refs: list[ImageRef], phrases: list[str], context: str) -> list[ImageRef]:
         futures = [
-            propose_candidates.submit(number, _keys(batch), _as_is(batch), *self._method(), phrases, context)
+            propose_candidates.submit(number, _keys(batch), as_is(batch), *self._method(), phrases, context)
             for number, batch in enumerate(self._batches(refs))
         ]
         refs, self.reused = self._gather("proposing regions", futures, refs)
@@ -135,10 +133,10 @@ class _Run:
     ) -> PrefectFuture[DecidedBatch]:
         return decide_and_write.submit(
             number,
-            _as_is(batch),
+            as_is(batch),
             [ref.key for ref in batch if ref.key in self.reused],
-            _as_is(self._names()),
-            _as_is(self.request.bundle),
+            as_is(self._names()),
+            as_is(self.request.bundle),
             context,
             *levels,
             self.id,
@@ -176,10 +174,18 @@ class _Run:
         rows = self.catalog.images_of(self.id)
         summary = summarise(self.request, self.settings, self.id, rows, self.calls, sorted(self.unknown_words))
         summary = summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-        write_report(summary.model_dump(mode="json"), _as_is(refs), _as_is(self._names()), self.request.workspace)
+        self._report(summary, refs)
         counts = {**summary.images.model_dump(), "regions": summary.regions, "model_calls": self.calls}
         self.catalog.finish_run(self.id, **counts, seconds=summary.seconds)
+        # Last, since only finished runs are compared; the report is written again where there is something to say.
+        alarms = watch_drift(self.id, self.request.workspace)
+        if alarms:
+            summary = summary.model_copy(update={"notes": [*summary.notes, *alarms]})
+            self._report(summary, refs)
         return summary
+
+    def _report(self, summary: RunSummary, refs: list[ImageRef]) -> None:
+        write_report(summary.model_dump(mode="json"), as_is(refs), as_is(self._names()), self.request.workspace)
 
     def _names(self) -> list[str]:
         return [name for ref in self.images.refs for name in ref.names]
@@ -188,11 +194,6 @@ class _Run:
         # What batches compute is stored by image, so an image added to the set moves its neighbours at no cost.
         size = self.settings.batch_size
         return [refs[start : start + size] for start in range(0, len(refs), size)]
-
-
-def _as_is(value: _T) -> _T:
-    """A parameter that Prefect hands on untouched; else it looks for futures in every name of a set."""
-    return cast(_T, quote(value))
 
 
 def _keys(batch: Sequence[ImageRef]) -> list[str]:

@@ -13,12 +13,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from saa_core.errors import StoreError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
+
+_T = TypeVar("_T")
 
 _CLIENT = {
     "DO_NOT_TRACK": "1",
@@ -156,3 +158,10 @@ def _free_port() -> int:
 
 def _state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+
+
+def as_is(value: _T) -> _T:
+    """A parameter that Prefect hands on untouched; else it looks for futures in every part of it."""
+    from prefect.utilities.annotations import quote
+
+    return cast(_T, quote(value))

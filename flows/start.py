@@ -16,9 +16,11 @@ from saa_core.errors import StoreError
 from tasks.progress import advance
 
 if TYPE_CHECKING:
+    from flows.refine import Refined
     from integrations.intake import Intake
     from integrations.label_studio.planning import PushReport
     from integrations.label_studio.pull import PullReport
+    from integrations.refinery import RefineRequest
 
 _T = TypeVar("_T")
 
@@ -86,6 +88,26 @@ def collect(product: str, workspace: Path) -> PullReport:
 
         folder = str(workspace.absolute())
         return cast("PullReport", result_of(lambda: collect_flow(product, folder, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def refine(request: RefineRequest, workspace: Path, *, collect: bool = False) -> Refined:
+    """Refine a product's bundle by the `refine` flow, see `flows.refine`.
+
+    Raises:
+        SaaError: As `publish`.
+    """
+    from integrations.refinery import current_bundle
+
+    with Catalog(_settings_of(workspace).catalog_url) as catalog:
+        current_bundle(catalog, request.product)
+
+    def flow() -> Refined:
+        from flows.refine import refine_flow
+
+        folder = str(workspace.absolute())
+        return cast("Refined", result_of(lambda: refine_flow(request, folder, collect, return_state=True)))
 
     return _beside_prefect(workspace, flow)
 

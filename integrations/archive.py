@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 
 from saa_core.errors import MaskError, StoreError
 from saa_core.masks import Rle
+from saa_core.refinement.evidence import Atoms, Dense, ImageEvidence, Rows
 from saa_core.types import Candidates
 
 VERSION = 1
 """Of the layout. Content of another version is refused; whoever keeps it computes it again under a new key."""
+
+_ROWS = ("scores", "areas", "inside", "saliency")
+_ATOMS = ("members", "sizes", "truth")
+_DENSE = ("excess", "saliency", "defective", "truth", "levels", "quiet")
 
 _Arrays = Mapping[str, NDArray[Any]]
 
@@ -76,6 +81,64 @@ def unpack_candidates(data: bytes, name: str) -> Candidates:
         )
     except (KeyError, ValueError, TypeError, MaskError) as error:
         raise StoreError(name, f"damaged candidates: {error}") from error
+
+
+def pack_evidence(evidence: ImageEvidence) -> bytes:
+    """All of `evidence`, every array with its dtype."""
+    named = {"image": evidence.image, "name": evidence.name, "lot": evidence.lot, "aided": evidence.aided}
+    header = {
+        **named,
+        "labels": evidence.labels,
+        "truth": evidence.truth,
+        "object_pixels": evidence.rows.object_pixels,
+        "pixels": [dense.pixel for dense in evidence.dense],
+    }
+    arrays = {f"rows_{name}": getattr(evidence.rows, name) for name in _ROWS}
+    arrays |= {f"atoms_{name}": getattr(evidence.atoms, name) for name in _ATOMS}
+    arrays |= {name: getattr(evidence, name) for name in ("overlap", "iou", "says")}
+    for number, dense in enumerate(evidence.dense):
+        arrays |= {f"dense{number}_{name}": getattr(dense, name) for name in _DENSE}
+    return _pack("evidence", header, arrays)
+
+
+def unpack_evidence(data: bytes, name: str) -> ImageEvidence:
+    """The inverse of `pack_evidence`; arguments and errors as for `unpack_candidates`."""
+    header, arrays = _unpack("evidence", data, name)
+    try:
+        dense = [
+            Dense(pixel=pixel, **{field: arrays[f"dense{number}_{field}"] for field in _DENSE})
+            for number, pixel in enumerate(header["pixels"])
+        ]
+        return ImageEvidence(
+            image=header["image"],
+            name=header["name"],
+            lot=header["lot"],
+            rows=Rows(object_pixels=header["object_pixels"], **{field: arrays[f"rows_{field}"] for field in _ROWS}),
+            overlap=arrays["overlap"],
+            iou=arrays["iou"],
+            atoms=Atoms(**{field: arrays[f"atoms_{field}"] for field in _ATOMS}),
+            dense=tuple(dense),
+            says=arrays["says"],
+            truth=header["truth"],
+            labels=tuple(header["labels"]),
+            aided=header["aided"],
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreError(name, f"damaged evidence: {error}") from error
+
+
+def pack_rows(rows: Rows) -> bytes:
+    """All of `rows`, every array with its dtype."""
+    return _pack("rows", {"object_pixels": rows.object_pixels}, {name: getattr(rows, name) for name in _ROWS})
+
+
+def unpack_rows(data: bytes, name: str) -> Rows:
+    """The inverse of `pack_rows`; arguments and errors as for `unpack_candidates`."""
+    header, arrays = _unpack("rows", data, name)
+    try:
+        return Rows(object_pixels=header["object_pixels"], **{field: arrays[field] for field in _ROWS})
+    except KeyError as error:
+        raise StoreError(name, f"damaged rows: {error}") from error
 
 
 def pack_array(array: NDArray[Any]) -> bytes:

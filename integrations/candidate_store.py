@@ -77,8 +77,12 @@ class CandidateStore:
     def descriptor(self, ref: ImageRef) -> FloatMap:
         """The image as one vector, float32 (C,): the mean of its features; errors as in `features`."""
         key = _key(ref.key, self.method.extractor.id)
-        stored = self._array("descriptor", key)
+        stored = self.known_descriptor(ref.key)
         return stored if stored is not None else self._keep("descriptor", key, self.features(ref).mean(axis=(0, 1)))
+
+    def known_descriptor(self, image: str) -> FloatMap | None:
+        """As `descriptor`, of an image by its key; None where nothing is stored, since no file is read."""
+        return self._array("descriptor", _key(image, self.method.extractor.id))
 
     def context(self, refs: Sequence[ImageRef]) -> SetContext:
         """The context of a set; the order of its images does not matter."""
@@ -109,32 +113,43 @@ class CandidateStore:
 
     def levels(self, refs: Sequence[ImageRef], bundle: PromptBundle, context: SetContext) -> SetLevels:
         """What a decision on each of the set's images takes from the set; errors as in `features`."""
-        calm, floor = self._calm(refs, bundle.texts, context), bundle.decision.region_floor
+        calm, floor = self.calm(refs, bundle.texts, context), bundle.decision.region_floor
         if not floor:
             return SetLevels(calm, floor)
-        best = [best_confidence(*self._decidable(ref, bundle, context), bundle) for ref in refs]
-        return SetLevels(calm, set_floor(np.array(best), floor))
+        best = [best_confidence(*self.decidable(ref, bundle, context), bundle) for ref in refs]
+        return SetLevels(calm, float(set_floor(np.array(best), np.array(floor))))
 
-    def _calm(self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext) -> Levels:
+    def calm(
+        self, refs: Sequence[ImageRef], phrases: Sequence[str], context: SetContext, *, keep: bool = True
+    ) -> Levels:
+        """The calm evidence of each phrase, float32 (P,), see `language`; errors as in `features`.
+
+        Args:
+            refs: All images of the set; with ``keep=False`` any of them, and nothing is kept.
+            phrases: What the images were asked for.
+            context: Of the set.
+            keep: Whether to look for the answer in the store and leave it there.
+        """
         key = _key(json.dumps(list(phrases)), self.method.id, context.key)
-        stored = self._array("calm", key)
+        stored = self._array("calm", key) if keep else None
         if stored is not None:
             return stored
         found = (self.candidates(ref, phrases, context).evidence for ref in refs)
         seen = [peaks(evidence) for evidence in found if evidence is not None]
-        return self._keep("calm", key, calm_levels(np.stack(seen)) if seen else np.zeros(len(phrases), np.float32))
+        levels = calm_levels(np.stack(seen)) if seen else np.zeros(len(phrases), np.float32)
+        return self._keep("calm", key, levels) if keep else levels
 
     def decide(
         self, ref: ImageRef, bundle: PromptBundle, context: SetContext, levels: SetLevels
     ) -> tuple[Candidates, AnomalyResult]:
         """Eq. 4-9 for an image under a bundle and its set's levels; errors as in `features`."""
-        found, saliency = self._decidable(ref, bundle, context)
+        found, saliency = self.decidable(ref, bundle, context)
         return found, decide(found, saliency, bundle, levels)
 
-    def _decidable(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> tuple[Candidates, FloatMap]:
-        """What a decision on an image reads: its candidates and its saliency map."""
+    def decidable(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> tuple[Candidates, FloatMap]:
+        """What a decision on an image reads: its candidates and its saliency map; errors as in `features`."""
         found = self.candidates(ref, bundle.texts, context)
-        return found, self._saliency(ref, found, bundle.saliency, context)
+        return found, self.saliency(ref, found, bundle.saliency, context)
 
     def image(self, ref: ImageRef) -> RGB:
         """Pixels of an image, uint8 (H, W, 3) RGB; errors as in `features`."""
@@ -148,7 +163,8 @@ class CandidateStore:
         pixels = self.image(ref) if image is None else image
         return self._keep("prior", key, prior_map(ref.key, pixels, self.features(ref), context.batch))
 
-    def _saliency(self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext) -> FloatMap:
+    def saliency(self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext) -> FloatMap:
+        """The map s of Eq. 5 under a prompt; errors as in `features`."""
         if prompt.source == "batch":
             return self._prior(ref, context)
         if prompt.source == "object":  # depends on the objects found; cheap, so it is not worth a key of its own

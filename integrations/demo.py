@@ -1,9 +1,10 @@
-"""A product set that everybody has: photographs of surfaces, with made defects whose masks are known.
+"""Product sets that everybody has: photographs of surfaces, with made defects whose masks are known.
 
 The photographs (brick, gravel, grass; 512 x 512, grey) ship inside the scikit-image package, so nothing is downloaded.
 Each image is another crop of its photograph, mirrored, with another exposure, another fall-off of light and its own
 sensor noise, as a camera over a line would give; no pixel is rescaled. The good images share the photograph with the
-defective ones, therefore figures on this set say that the program works and not how it will do on a real product.
+defective ones, and one day's with the other's, therefore figures on these sets say that the program works and not how
+it will do on a real product.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,30 @@ Rng = np.random.Generator
 SURFACES = ("brick", "gravel", "grass")
 DEFECTS = ("scratch", "hole", "stain", "chip")
 SIDE = 256
-GOOD_IMAGES = 8
-IMAGES_PER_DEFECT = 2
 
 _FINE = 4  # shapes are drawn this much larger and averaged down, for smooth borders
 _BORDER = 0.25  # a pixel covered by less stays untouched and outside the mask
 _VISIBLE = 4  # grey levels by which every pixel of a mask differs from the clean surface, at least
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What is photographed of each surface on a day; two days share no number, so no image.
+
+    Attributes:
+        name: Of its folder.
+        good: Numbers of the good images.
+        defective: Numbers of the images of each defect.
+    """
+
+    name: str
+    good: range
+    defective: range
+
+
+MONDAY = Day("monday", good=range(8, 34), defective=range(2, 6))
+TUESDAY = Day("tuesday", good=range(8), defective=range(2))
+DAYS = (MONDAY, TUESDAY)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +71,11 @@ class Sample:
 
 
 def make_demo(root: Path, seed: int = 0) -> Path:
-    """Write the set in MVTec layout: 3 surfaces, each with 8 good images and 2 of each of the 4 defects, 48 in all.
+    """Write the sets in MVTec layout, for each day and each of 3 surfaces good images and some of each of 4 defects.
 
-    The layout is ``demo/<surface>/test/<good|defect>/NNN.png`` and, 0 or 255,
-    ``demo/<surface>/ground_truth/<defect>/NNN_mask.png``. The same seed gives the same bytes; a file that is already
-    there with these bytes is not touched.
+    The layout is ``demo/<day>/<surface>/test/<good|defect>/NNN.png`` and, 0 or 255,
+    ``demo/<day>/<surface>/ground_truth/<defect>/NNN_mask.png``. The same seed gives the same bytes; a file that is
+    already there with these bytes is not touched.
 
     Args:
         root: Where the folder ``demo`` is made.
@@ -67,21 +87,21 @@ def make_demo(root: Path, seed: int = 0) -> Path:
     Raises:
         StoreError: A file cannot be written.
     """
-    folder = root / "demo"
-    for surface in SURFACES:
-        for kind, number, sample in make_surface(surface, seed):
-            _write_png(folder / surface / "test" / kind / f"{number:03}.png", sample.image)
+    for day, surface in product(DAYS, SURFACES):
+        folder = root / "demo" / day.name / surface
+        for kind, number, sample in make_surface(surface, day, seed):
+            _write_png(folder / "test" / kind / f"{number:03}.png", sample.image)
             if sample.mask.any():
                 mask = np.where(sample.mask, np.uint8(255), np.uint8(0))
-                _write_png(folder / surface / "ground_truth" / kind / f"{number:03}_mask.png", mask)
-    return folder
+                _write_png(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask)
+    return root / "demo"
 
 
-def make_surface(surface: str, seed: int = 0) -> Iterator[tuple[str, int, Sample]]:
-    """Kind (``good`` or a defect), number within its kind, and image, for every image of a surface."""
+def make_surface(surface: str, day: Day, seed: int = 0) -> Iterator[tuple[str, int, Sample]]:
+    """Kind (``good`` or a defect), number within its kind, and image, for every image of a surface on a day."""
     photograph = _photograph(surface)
     for column, kind in enumerate(("good", *DEFECTS)):
-        for number in range(IMAGES_PER_DEFECT if column else GOOD_IMAGES):
+        for number in day.defective if column else day.good:
             # A generator per image: an image does not depend on how many were made before it.
             rng = np.random.default_rng([seed, SURFACES.index(surface), column, number])
             yield kind, number, _sample(photograph, kind, rng)

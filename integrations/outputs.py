@@ -25,20 +25,28 @@ from numpy.typing import NDArray
 from integrations.files import write_atomic
 from saa_core.errors import StoreError
 from saa_core.masks import decode, to_coco, union
+from saa_core.prompts import Decision
 from saa_core.types import AnomalyResult, FloatMap, ImageRef, Region
 
 # Run-length matching at the lowest level: of what was tried the fastest, and no larger on maps and masks.
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 _DIGITS = 6
+_UNPROVED = {"precision": None, "needs_review": True}
 
 
 class RegionRecord(TypedDict):
-    """One region; fields as in `Region`, the mask as a COCO segmentation with compressed run-lengths."""
+    """One region; fields as in `Region`, the mask as a COCO segmentation with compressed run-lengths.
+
+    `precision` is the share of such regions that experts found right, in [0, 1], None where the bundle knows no
+    calibration; `needs_review` is false where the bundle's accept threshold is reached.
+    """
 
     box: list[float]
     label: str
     score: float
     confidence: float
+    precision: float | None
+    needs_review: bool
     phrase_scores: dict[str, float]
     saliency: float
     area: int
@@ -78,13 +86,16 @@ class RunFolder:
         """Where the mask of an image is."""
         return self.folder / self._mask(name)
 
-    def write(self, ref: ImageRef, result: AnomalyResult, size: tuple[int, int]) -> None:
+    def write(
+        self, ref: ImageRef, result: AnomalyResult, size: tuple[int, int], decision: Decision | None = None
+    ) -> None:
         """Write one image's map, mask and record, in this order.
 
         Args:
             ref: The image.
             result: What the method says of it; its heat is resized bilinearly.
             size: (height, width) of the image in pixels.
+            decision: Of the bundle, which tells what of the result needs no review; None: all of it does.
 
         Raises:
             StoreError: A file cannot be written.
@@ -93,7 +104,7 @@ class RunFolder:
         for name in ref.names:
             write_atomic(self.map_file(name), heat)
             write_atomic(self.mask_file(name), mask)
-        write_atomic(self._record_file(ref), _json(self._record(ref, result, size)))
+        write_atomic(self._record_file(ref), _json(self._record(ref, result, size, decision or Decision())))
 
     def is_written(self, ref: ImageRef) -> bool:
         """Whether all files of an image are there and tell of these bytes."""
@@ -126,14 +137,14 @@ class RunFolder:
     def _record_file(self, ref: ImageRef) -> Path:
         return self.folder / "regions" / f"{self._stems[ref.names[0]]}.json"
 
-    def _record(self, ref: ImageRef, result: AnomalyResult, size: tuple[int, int]) -> ImageRecord:
+    def _record(self, ref: ImageRef, result: AnomalyResult, size: tuple[int, int], decision: Decision) -> ImageRecord:
         return {
             "key": ref.key,
             "names": list(ref.names),
             "size": list(size),
             "bundle": result.bundle,
             "score": round(float(result.score), _DIGITS),
-            "regions": [_region(region) for region in result.regions],
+            "regions": [_region(region, decision) for region in result.regions],
             "maps": [self._map(name) for name in ref.names],
             "masks": [self._mask(name) for name in ref.names],
         }
@@ -158,7 +169,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> Iterator[ImageRecord]:
-    """The records of a run that is done, one image at a time.
+    """The records of a run that is done, one image at a time; of regions of older runs nothing is proved.
 
     Raises:
         StoreError: There are none, or they are damaged.
@@ -167,8 +178,10 @@ def read_records(folder: Path) -> Iterator[ImageRecord]:
     try:
         with path.open("rb") as lines:
             for line in lines:
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
+                record = json.loads(line)
+                record["regions"] = [_UNPROVED | region for region in record["regions"]]
+                yield record
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(str(path), f"cannot be read: {error}") from error
 
 
@@ -211,12 +224,16 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", pixels, _PNG)[1].tobytes()
 
 
-def _region(region: Region) -> RegionRecord:
+def _region(region: Region, decision: Decision) -> RegionRecord:
+    confidence = float(region.confidence)
+    precision = decision.precision(confidence)
     return {
         "box": [round(float(side), 2) for side in region.box],
         "label": region.label,
         "score": round(float(region.score), _DIGITS),
-        "confidence": round(float(region.confidence), _DIGITS),
+        "confidence": round(confidence, _DIGITS),
+        "precision": None if precision is None else round(precision, _DIGITS),
+        "needs_review": decision.needs_review(confidence),
         "phrase_scores": {phrase: round(float(score), _DIGITS) for phrase, score in region.phrase_scores.items()},
         "saliency": round(float(region.saliency), _DIGITS),
         "area": int(region.area),

@@ -52,11 +52,11 @@ def report_run(
     record, said = catalog.run(run_id), read_run(folder)
     rows = {row.name: row for row in catalog.images_of(run_id)}
     write_contact_sheet(_entries(folder, rows, settings, truth or {}), folder / "contact_sheet.png")
-    report = _report(record, said, catalog, figures or {})
+    report = _report(record, said, catalog, figures or {}, folder)
     return write_report(report, _entries(folder, rows, settings, truth or {}), folder)
 
 
-def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figures: Figures) -> RunReport:
+def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figures: Figures, folder: Path) -> RunReport:
     bundle = catalog.bundle(record.bundle)
     return RunReport(
         title=f"Anomaly masks of {record.product}",
@@ -70,12 +70,18 @@ def _report(record: RunRecord, said: Mapping[str, Any], catalog: Catalog, figure
         model_calls=said["model_calls"],
         seconds=said["seconds"],
         reused=said["images"]["reused"],
+        accept=bundle.decision.accept,
+        accepted=_accepted(folder),
         quarantined=tuple((name, reason) for name, reason in said["refused"]),
         unknown_words=tuple(said["unknown_words"]),
         notes=tuple(said["notes"]),
         figures=figures,
         finished=record.finished or now(),
     )
+
+
+def _accepted(folder: Path) -> int:
+    return sum(not region["needs_review"] for record in read_records(folder) for region in record["regions"])
 
 
 def _entries(

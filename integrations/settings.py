@@ -63,6 +63,8 @@ class Settings(BaseSettings):
         label_studio_files: That server's LOCAL_FILES_DOCUMENT_ROOT, as a folder of this machine.
         unaided_share: Share of the images, in [0, 1], that experts get without our masks: what they find there tells
             what the masks make them overlook.
+        promotion: What becomes of a bundle that passed the guard of `saa refine`: guarded promotes it, manual leaves it
+            as proposed until somebody does.
         services: Folder of the programs that `saa services` installs; about 1 GB for Label Studio.
     """
 
@@ -79,6 +81,7 @@ class Settings(BaseSettings):
     label_studio_images: ImagesMode | None = None
     label_studio_files: Path | None = None
     unaided_share: float = Field(default=0.1, ge=0, le=1)
+    promotion: Literal["guarded", "manual"] = "guarded"
     services: Path = Field(default_factory=_default_services)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

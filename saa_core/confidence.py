@@ -55,18 +55,18 @@ def confidence(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores / (1 + scores)
 
 
-def set_floor(best: NDArray[np.float64], floor: float) -> float:
+def set_floor(best: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.float64]:
     """The floor of a set: a bundle's own, lowered where a set has little contrast, so that its strangest tenth shows.
 
     Args:
-        best: float64 (n,), confidence of each image's best region, 0 without one.
-        floor: The bundle's region floor, in [0, 1].
+        best: float64 (..., n), confidence of each image's best region, 0 without one.
+        floor: float64 (...), the bundle's region floor, in [0, 1].
 
     Returns:
         The 90 % quantile of `best`, but at least half of `floor` and at most `floor`. Ours, not the paper's.
     """
-    tenth = float(np.quantile(best, 0.9)) if best.size else floor
-    return min(max(tenth, floor / 2), floor)
+    tenth = np.quantile(best, 0.9, axis=-1) if best.shape[-1] else floor
+    return np.asarray(np.clip(tenth, floor / 2, floor), np.float64)
 
 
 def suppress(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) -> NDArray[np.bool_]:
@@ -81,13 +81,19 @@ def suppress(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) 
     Returns:
         bool (n,): which masks stay.
     """
-    stays = np.ones(len(masks), bool)
+    return suppressors(masks, scores, overlap) < 0
+
+
+def suppressors(masks: Sequence[Rle], scores: NDArray[np.float64], overlap: float) -> NDArray[np.intp]:
+    """Which kept, better mask removes each mask in `suppress`, the best of them: intp (n,), -1 for those that stay."""
+    by = np.full(len(masks), -1, np.intp)
     if overlap >= 1 or len(masks) < 2:
-        return stays
+        return by
     shared = rle.containment(masks, masks)
     doubles = np.maximum(shared, shared.T) > overlap
+    np.fill_diagonal(doubles, False)
     for row in top_k(scores, None):
-        if stays[row]:
-            stays &= ~doubles[row]
-            stays[row] = True
-    return stays
+        if by[row] < 0:
+            # A kept, better mask cannot be among them: this one would not have stayed.
+            by[doubles[row] & (by < 0)] = row
+    return by

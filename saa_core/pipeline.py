@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from saa_core import confidence, masks, properties, saliency
-from saa_core import regions as regions_of_map
+from saa_core import confidence, masks, saliency
 from saa_core.batch import BatchContext, dense_map, image_score
 from saa_core.features.base import FeatureExtractor
 from saa_core.generators.base import RegionGenerator
 from saa_core.language import fuse
-from saa_core.maps import resize
 from saa_core.masks import Rle
-from saa_core.prompts import ConfidencePrompt, PromptBundle, SaliencyPrompt
+from saa_core.prompts import PromptBundle, SaliencyPrompt
 from saa_core.refiners.base import RegionRefiner
+from saa_core.rules import Judgement, columns, judge, reason
 from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, Region, SetLevels
 
 
@@ -141,8 +139,10 @@ def decide(
     Raises:
         ValueError: The bundle has a phrase that the candidates were not proposed for.
     """
-    floor = bundle.decision.region_floor if levels is None else levels.floor
-    regions, removed = _regions(candidates, context, bundle, floor)
+    floor = floor_of(bundle, levels)
+    judged = judge(candidates, context, bundle, floor)
+    regions = tuple(_region(candidates, judged, place, bundle) for place in judged.chosen)
+    removed = {row: reason(judged, row, bundle, floor) for row in sorted(judged.removed)}
     area, bounded = _map(candidates, context, regions, bundle, levels)
     result = AnomalyResult(candidates.image, bundle.id, area, bounded, 0.0, regions, removed)
     return replace(result, score=image_score(result.heat()))
@@ -153,137 +153,29 @@ def best_confidence(candidates: Candidates, context: FloatMap, bundle: PromptBun
 
     Args and errors as in `decide`.
     """
-    regions, _ = _regions(candidates, context, bundle, 0.0)
-    return regions[0].confidence if regions else 0.0
+    judged = judge(candidates, context, bundle, 0.0)
+    return float(judged.confidences[judged.chosen[0]]) if judged.chosen.size else 0.0
 
 
-def _regions(
-    candidates: Candidates, context: FloatMap, bundle: PromptBundle, floor: float
-) -> tuple[tuple[Region, ...], dict[int, str]]:
-    """Eq. 4 and 6-8: the regions, best first, and the rule that removed each other candidate."""
-    size = candidates.height, candidates.width
-    language = phrase_scores(candidates, bundle)
-    removed = _filter(candidates, language.max(axis=1, initial=0), bundle)
-    rows = np.array([row for row in range(len(candidates)) if row not in removed], np.intp)
-    kept = [candidates.masks[row] for row in rows]
-    salient = _region_saliency(kept, context, size, bundle)
-    prompt = saliency.saliency_prompt(salient, bundle.saliency.gain)
-    scores = saliency.rescore(language[rows].max(axis=1, initial=0), prompt)
-    chosen = _choose(rows, kept, scores, bundle.confidence, floor, removed)
-    regions = tuple(_region(candidates, language, rows[i], scores[i], salient[i], bundle) for i in chosen)
-    return regions, removed
+def floor_of(bundle: PromptBundle, levels: SetLevels | None) -> float:
+    """The region floor that counts: the set's, or the bundle's own without one."""
+    return bundle.decision.region_floor if levels is None else levels.floor
 
 
-def phrase_scores(candidates: Candidates, bundle: PromptBundle) -> NDArray[np.float64]:
-    """Scores of the bundle's phrases for every candidate, after threshold and weight.
-
-    Returns:
-        float64 (n, P) in [0, 1], phrases in the order of `bundle.phrases`.
-
-    Raises:
-        ValueError: As in `decide`.
-    """
-    scores = candidates.scores[:, _columns(candidates, bundle)].astype(np.float64)
-    weights = np.array([phrase.weight for phrase in bundle.phrases])
-    thresholds = np.array([phrase.threshold for phrase in bundle.phrases])
-    weighted: NDArray[np.float64] = np.minimum(np.where(scores >= thresholds, scores * weights, 0.0), 1.0)
-    return weighted
-
-
-def _region_saliency(
-    found: Sequence[Rle], context: FloatMap, size: tuple[int, int], bundle: PromptBundle
-) -> NDArray[np.float64]:
-    if bundle.saliency.measure == "contrast":
-        return regions_of_map.contrast(found, context)
-    return saliency.mean_saliency(found, resize(context, size))
-
-
-def _columns(candidates: Candidates, bundle: PromptBundle) -> list[int]:
-    known = {text: column for column, text in enumerate(candidates.phrases)}
-    missing = [text for text in bundle.texts if text not in known]
-    if missing:
-        raise ValueError(f"candidates of {candidates.image} were not proposed for {missing}")
-    return [known[text] for text in bundle.texts]
-
-
-def _filter(candidates: Candidates, best: NDArray[np.float64], bundle: PromptBundle) -> dict[int, str]:
-    """Rows that fail the score floor or Eq. 4, with the rule in words."""
-    prompt, floor = bundle.property, bundle.decision.score_floor
-    areas, object_pixels = _areas(candidates, bundle)
-    inside = _inside(candidates)
-    passes = properties.keep(areas, inside, object_pixels, prompt)
-    removed = {}
-    for row in range(len(candidates)):
-        if best[row] < floor or best[row] <= 0:
-            removed[row] = f"score {best[row]:.3f} under the floor {floor:g}"
-        elif not passes[row]:
-            share = areas[row] / object_pixels
-            limits = f"[{prompt.area_min:g}, {'no limit' if prompt.area_max is None else format(prompt.area_max, 'g')})"
-            removed[row] = (
-                f"Eq. 4: {share:.4f} of the object's area, allowed {limits}; "
-                f"{inside[row]:.2f} of it on the object, at least {prompt.location:g}"
-            )
-    return removed
-
-
-def _areas(candidates: Candidates, bundle: PromptBundle) -> tuple[NDArray[np.float64], float]:
-    """Areas of the candidates and of the object, in pixels, by mask or by box."""
-    image_area = float(candidates.height * candidates.width)
-    if bundle.property.measure == "box":
-        area = properties.object_area(candidates.object_boxes, image_area, bundle.property.objects)
-        return properties.box_area(candidates.boxes), area
-    areas = np.array([mask.area for mask in candidates.masks], np.float64)
-    return areas, float(max((mask.area for mask in candidates.objects), default=0) or image_area)
-
-
-def _inside(candidates: Candidates) -> NDArray[np.float64]:
-    """Share of each candidate that lies on an object; 1 where no object was found."""
-    if not candidates.objects or not len(candidates):
-        return np.ones(len(candidates))
-    return masks.containment(candidates.masks, [masks.union(candidates.objects)])[:, 0]
-
-
-def _choose(
-    rows: NDArray[np.intp],
-    kept: list[Rle],
-    scores: NDArray[np.float64],
-    prompt: ConfidencePrompt,
-    floor: float,
-    removed: dict[int, str],
-) -> NDArray[np.intp]:
-    """Suppression, Eq. 8 and the region floor; what falls is written into `removed`. Returns positions, best first."""
-    unique = confidence.suppress(kept, scores, prompt.suppression)
-    double = f"shares more than {prompt.suppression:g} of the smaller one with a better region"
-    removed.update(dict.fromkeys(rows[~unique].tolist(), double))
-    order = confidence.top_k(np.where(unique, scores, -1.0), None)[: int(unique.sum())]
-    sure = confidence.confidence(scores)
-    removed.update({int(rows[i]): f"confidence {sure[i]:.3f} under {floor:g}" for i in order if sure[i] < floor})
-    order = order[sure[order] >= floor]
-    chosen = order[: prompt.top_k]
-    removed.update({int(rows[i]): f"Eq. 8: not among the {prompt.top_k} best" for i in order[len(chosen) :]})
-    return chosen
-
-
-def _region(
-    candidates: Candidates,
-    language: NDArray[np.float64],
-    row: np.intp,
-    score: np.float64,
-    salient: np.float64,
-    bundle: PromptBundle,
-) -> Region:
-    mask = candidates.masks[row]
+def _region(candidates: Candidates, judged: Judgement, place: np.intp, bundle: PromptBundle) -> Region:
+    row = int(judged.rows[place])
+    mask, language = candidates.masks[row], judged.language[row]
     x0, y0, x1, y1 = mask.box
     return Region(
         mask=mask,
         box=(float(x0), float(y0), float(x1), float(y1)),
-        label=bundle.texts[int(language[row].argmax())],
-        score=float(score),
-        confidence=float(confidence.confidence(np.asarray(score))),
-        phrase_scores=dict(zip(bundle.texts, language[row].tolist(), strict=True)),
-        saliency=float(salient),
+        label=bundle.texts[int(language.argmax())],
+        score=float(judged.scores[place]),
+        confidence=float(judged.confidences[place]),
+        phrase_scores=dict(zip(bundle.texts, language.tolist(), strict=True)),
+        saliency=float(judged.saliency[place]),
         area=mask.area,
-        candidate=int(row),
+        candidate=row,
     )
 
 
@@ -301,10 +193,9 @@ def _map(
         if candidates.evidence is None:
             return context, True
         weights = np.array([phrase.weight for phrase in bundle.phrases], np.float32)
-        columns = _columns(candidates, bundle)
-        return fuse(
-            context, candidates.evidence[columns], weights, None if levels is None else levels.calm[columns]
-        ), True
+        chosen = columns(candidates, bundle)
+        calm = None if levels is None else levels.calm[chosen]
+        return fuse(context, candidates.evidence[chosen], weights, calm), True
     scores = np.array([region.score for region in regions])
     size = candidates.height, candidates.width
     return confidence.anomaly_map([region.mask for region in regions], scores, size, form), False

@@ -10,10 +10,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Literal, Self
+from itertools import pairwise
+from operator import itemgetter
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +26,7 @@ from saa_core.errors import BundleError
 Profile = Literal["batch", "paper", "reference"]
 Prompt = Literal["language", "property", "saliency", "confidence"]
 SaliencySource = Literal["batch", "image-nearest", "image-farthest", "object"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Strict(BaseModel):
@@ -130,11 +134,38 @@ class Decision(_Strict):
         score_floor: Candidates whose best phrase scores less are dropped before Eq. 4.
         region_floor: Regions of less confidence are not shown.
         threshold: Where the anomaly map is cut into a mask.
+        accept: Regions of at least this confidence need no review; None: every region needs one. It was proved with
+            the bundle's other numbers; whoever changes one of these takes it out.
+        calibration: Rising steps (confidence, precision): from the confidence on, so many of the regions were right;
+            empty where it is not known. It goes with the other numbers like `accept`.
     """
 
     score_floor: float = Field(default=0.0, ge=0.0, le=1.0)
     region_floor: float = Field(default=0.0, ge=0.0, le=1.0)
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    accept: float | None = Field(default=None, ge=0.0, le=1.0)
+    calibration: tuple[tuple[Share, Share], ...] = ()
+
+    @field_validator("calibration")
+    @classmethod
+    def _rising(cls, steps: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        if any(low >= high or worse > better for (low, worse), (high, better) in pairwise(steps)):
+            raise ValueError("steps must rise, in confidence and in precision")
+        return steps
+
+    def needs_review(self, confidence: float) -> bool:
+        """Whether an expert has to look at a region of this confidence, in [0, 1]."""
+        return self.accept is None or confidence < self.accept
+
+    def precision(self, confidence: float) -> float | None:
+        """Share of regions of about this confidence that were right, in [0, 1]; below all steps the first's.
+
+        None without a calibration.
+        """
+        if not self.calibration:
+            return None
+        step = bisect_right(self.calibration, confidence, key=itemgetter(0))
+        return self.calibration[max(step - 1, 0)][1]
 
 
 class PromptBundle(_Strict):
@@ -189,7 +220,8 @@ class PromptBundle(_Strict):
 
     def to_yaml(self) -> str:
         """The content as YAML for a person; `PromptBundle.from_yaml` gives back an equal bundle."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        content = self.model_dump(mode="json")
+        return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
     @classmethod
     def from_yaml(cls, text: str, name: str = "bundle") -> Self:
@@ -302,6 +334,16 @@ def _filled(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stated(section: Any) -> Any:
     return section.model_dump(exclude_unset=True) if isinstance(section, BaseModel) else section
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes the line breaks of Unicode, which a reader else takes for a plain one."""
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis = super().analyze_scalar(scalar)
+        if not {"\x85", "\u2028", "\u2029"}.isdisjoint(scalar):
+            analysis.allow_single_quoted = analysis.allow_block = analysis.allow_block_plain = False
+        return analysis
 
 
 def parse(text: str, name: str) -> object:

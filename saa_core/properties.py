@@ -31,10 +31,10 @@ def object_area(boxes: Boxes, image_area: float, objects: int) -> float:
     return float(kept.max()) if kept.size else float(image_area)
 
 
-def keep(
+def passes(
     areas: NDArray[np.float64], containment: NDArray[np.float64], object_pixels: float, prompt: PropertyPrompt
 ) -> BoolMask:
-    """Eq. 4: which regions pass the property prompt.
+    """Eq. 4: which regions pass each of its three tests; a region stays that passes all.
 
     Args:
         areas: float64 (n,), pixels of each region, by mask or by box as `prompt.measure` says.
@@ -43,8 +43,8 @@ def keep(
         prompt: theta_area (`area_max`), the least area and theta_IoU (`location`, read as containment).
 
     Returns:
-        bool (n,). A region without pixels never passes.
+        bool (n, 3): large enough, small enough, on the object. A region without pixels is never large enough.
     """
     least = prompt.area_min * object_pixels
     limit = np.inf if prompt.area_max is None else prompt.area_max * object_pixels
-    return (areas > 0) & (areas >= least) & (areas < limit) & (containment >= prompt.location)
+    return np.column_stack([(areas > 0) & (areas >= least), areas < limit, containment >= prompt.location])

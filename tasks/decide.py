@@ -63,7 +63,7 @@ def decide_and_write(
         except ImageError as error:
             rows.append(RunImage.of(ref, "quarantined", reason=error.reason))
             continue
-        folder.write(ref, result, (found.height, found.width))
+        folder.write(ref, result, (found.height, found.width), bundle.decision)
         unknown.update(found.unknown_words)
         rows.append(_row(ref, found, result, "reused" if ref.key in reused else "labelled"))
     with Catalog(settings.catalog_url) as catalog:

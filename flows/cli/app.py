@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bundle, demo, doctor, evaluate, label, pull, push, report, serve, services, settings
+from flows.cli import (
+    bundle,
+    champion,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    label,
+    pull,
+    push,
+    refine,
+    report,
+    serve,
+    services,
+    settings,
+)
 from flows.cli.common import Exit, print_json, say
 from saa_core import __version__
 from saa_core.errors import SaaError
@@ -39,7 +54,12 @@ def root(
 app.command("label")(label.label)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
+app.command("refine")(refine.refine)
 app.command("report")(report.report)
+app.command("explain")(explain.explain)
+app.command("promote")(champion.promote)
+app.command("rollback")(champion.rollback)
+app.command("audit")(champion.audit)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")

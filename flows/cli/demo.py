@@ -1,13 +1,15 @@
-"""`saa demo`: the main job on a made product, with its figures against the known truth."""
+"""`saa demo`: the whole loop on a made product, with its figures against the known truth."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli.common import JsonOption, answer, print_json, progress
+
+_FIGURES = ("f1_pixel", "region_f1", "max_f1_pixel", "image_auroc")
 
 
 def demo(
@@ -16,11 +18,11 @@ def demo(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Make photographs of three surfaces with known defects, label them, and show how well the masks fit.
+    """Label photographs with known defects, let a simulated expert correct them, refine, and label new ones better.
 
     Example: `saa demo --out /tmp/demo`
 
-    No weights, no GPU, no network. Takes about a minute.
+    No weights, no GPU, no network, no expert. Takes about a minute.
     """
     from flows.demo import run_demo
 
@@ -29,9 +31,31 @@ def demo(
     if as_json:
         print_json(result)
         return
-    figures = ("max_f1_pixel", "image_auroc", "region_f1")
-    for name, row in {**result["classes"], "mean": result["mean"]}.items():
-        answer(f"{name:>8}  " + "  ".join(f"{figure.replace('_', ' ')} {row[figure]:.2f}" for figure in figures))
+    answer(
+        "Monday's photographs, labelled with general words and the published numbers, corrected by a simulated expert:"
+    )
+    for surface, found in result["refinements"].items():
+        said = result["reviews"][surface]
+        answer(
+            f"{surface:>8}  {said['good']} good, {said['defective']} defective; {found['outcome']}: {found['reason']}"
+        )
+    answer("Tuesday's photographs, which nobody corrected, before -> after:")
+    before, after, default = (_rows(result[side]) for side in ("before", "after", "default"))
+    for surface in before:
+        answer(f"{surface:>8}  " + "  ".join(_change(figure, before[surface], after[surface]) for figure in _FIGURES))
+    answer(" default  " + "  ".join(f"{_spaced(figure)} {default['mean'][figure]:.2f}" for figure in _FIGURES))
     answer(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
-    for path in result["reports"]:
+    for path in [found["report"] for found in result["refinements"].values()] + result["reports"]:
         answer(f"report: {path}")
+
+
+def _rows(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {**figures["classes"], "mean": figures["mean"]}
+
+
+def _change(figure: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    return f"{_spaced(figure)} {before[figure]:.2f} -> {after[figure]:.2f}"
+
+
+def _spaced(figure: str) -> str:
+    return figure.replace("_", " ")

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, Index, MetaData, String, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest migration. A catalog that carries this stamp is opened without loading Alembic."""
 
 KEY = String(64)
@@ -183,3 +183,58 @@ class Cursor(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
+
+
+class PromotionRow(Base):
+    """One change of a product's champion; columns as in `PromotionRecord`. Triggers refuse to change or delete it."""
+
+    __tablename__ = "promotions"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    product: Mapped[str] = mapped_column(index=True)
+    bundle: Mapped[str] = mapped_column(KEY, ForeignKey("bundles.id"))
+    previous: Mapped[str | None] = mapped_column(KEY, ForeignKey("bundles.id"))
+    kind: Mapped[str]
+    reason: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+
+
+class RefinementRow(Base):
+    """Where a proposed bundle comes from; columns as in `RefinementRecord`. Triggers refuse to change or delete it."""
+
+    __tablename__ = "refinements"
+
+    bundle: Mapped[str] = mapped_column(KEY, ForeignKey("bundles.id"), primary_key=True)
+    evidence: Mapped[str] = mapped_column(KEY, primary_key=True)
+    product: Mapped[str] = mapped_column(index=True)
+    champion: Mapped[str] = mapped_column(KEY)
+    outcome: Mapped[str]
+    seed: Mapped[int]
+    content: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
+class HoldoutRow(Base):
+    """Whether a lot of a product is locked away from every search. Triggers refuse to change or delete it."""
+
+    __tablename__ = "holdout"
+
+    product: Mapped[str] = mapped_column(primary_key=True)
+    lot: Mapped[str] = mapped_column(primary_key=True)
+    held: Mapped[bool]
+    since: Mapped[datetime]
+
+
+class LookRow(Base):
+    """One look at the held-out images; columns as in `LookRecord`. Triggers refuse to change or delete it."""
+
+    __tablename__ = "looks"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    product: Mapped[str] = mapped_column(index=True)
+    evidence: Mapped[str] = mapped_column(KEY)
+    champion: Mapped[str] = mapped_column(KEY)
+    bundle: Mapped[str] = mapped_column(KEY)
+    gain: Mapped[float | None]
+    at: Mapped[datetime]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from saa_core.prompts import PromptBundle
+from saa_core.prompts import PromptBundle, diff
+from saa_core.refinement.outcome import Outcome, Refinement
 from saa_core.reviews import PredictedRegion, ReviewState
 from saa_core.types import ImageRef
 
@@ -15,6 +16,7 @@ RunState = Literal["running", "done"]
 ImageState = Literal["labelled", "reused", "quarantined"]
 BundleState = Literal["library", "proposed", "champion", "retired"]
 """A bundle of the library was never proposed; the others are the stations of a refinement."""
+Promoting = Literal["promote", "rollback"]
 
 
 def now() -> datetime:
@@ -174,3 +176,96 @@ class ReviewKey:
     updated: datetime
     state: ReviewState
     annotator: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRecord:
+    """One change of a product's champion.
+
+    Attributes:
+        number: Rises with every change, of any product.
+        product: What is inspected.
+        bundle: Id of the bundle that decides from now on.
+        previous: Id of the one that did until now; None where there was none.
+        kind: Whether a bundle was put in front, or taken back.
+        reason: Why, in words.
+        who: Who did it: a user's or a program's name.
+        at: When, UTC.
+    """
+
+    number: int
+    product: str
+    bundle: str
+    previous: str | None
+    kind: Promoting
+    reason: str
+    who: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementRecord:
+    """Where a proposed bundle comes from; a bundle and its evidence are known by their first record.
+
+    Attributes:
+        bundle: Id of the proposed bundle.
+        product: What is inspected.
+        champion: Id of the bundle that it was made from and compared with.
+        evidence: Hash of the evidence.
+        outcome: What became of it then.
+        seed: Of everything random.
+        content: For a person who asks later, as JSON: `reasons`, `gain`, the figures `before`, `after`, `held_before`
+            and `held_after` as in `Refinement`, and `changes` from the champion as (path, old, new).
+        created: When, UTC.
+    """
+
+    bundle: str
+    product: str
+    champion: str
+    evidence: str
+    outcome: Outcome
+    seed: int
+    content: Mapping[str, Any]
+    created: datetime = field(default_factory=now)
+
+    @classmethod
+    def of(cls, refinement: Refinement) -> Self:
+        """The record of a refinement.
+
+        Raises:
+            ValueError: It proposes no bundle.
+        """
+        proposed = refinement.proposed
+        if proposed is None:
+            raise ValueError("a refinement that proposes no bundle has no record")
+        figures = {name: getattr(refinement, name) for name in ("gain", "before", "after", "held_before", "held_after")}
+        content = {
+            "reasons": list(refinement.reasons),
+            **{name: value and asdict(value) for name, value in figures.items()},
+            "changes": [list(change) for change in diff(refinement.champion, proposed)],
+        }
+        ids = proposed.id, refinement.product, refinement.champion.id, refinement.evidence.hash
+        return cls(*ids, refinement.outcome, refinement.seed, content)
+
+
+@dataclass(frozen=True, slots=True)
+class LookRecord:
+    """One look at the images that are locked away from every search.
+
+    Attributes:
+        number: Rises with every look, at any product's.
+        product: What is inspected.
+        evidence: Hash of the evidence.
+        champion: Id of the bundle that decided so far.
+        bundle: Id of the bundle that was compared with it.
+        gain: What the second did better, in the objective; None where it is not defined.
+        at: When, UTC.
+    """
+
+    number: int
+    product: str
+    evidence: str
+    champion: str
+    bundle: str
+    gain: float | None
+    at: datetime

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
-from sqlalchemy import Select, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import select
 
 from integrations.catalog.models import Cursor, Image, ImageName, PredictionRow, ReviewRow, Target
 from integrations.catalog.records import PredictionRecord, Pushed, ReviewKey
-from integrations.catalog.tables import Row, Tables, insert, replace
+from integrations.catalog.tables import Row, Tables, insert, of_images, replace
 from saa_core.masks import Rle, from_coco, to_coco
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, ReviewState, Verdict
-
-_PARAMETERS = 30_000
-"""Images asked for in one statement; SQLite takes 32,766 parameters."""
 
 
 class ReviewTables(Tables):
@@ -26,7 +22,7 @@ class ReviewTables(Tables):
         """(height, width) in pixels of those of the images that were decoded, by key."""
         query = select(Image.key, Image.height, Image.width)
         with self._reading() as session:
-            found = _of_images(session, query, Image.key, keys)
+            found = of_images(session, query, Image.key, keys)
             return {key: (height, width) for key, height, width in found if height and width}
 
     def names(self, product: str, keys: Collection[str]) -> dict[str, str]:
@@ -34,7 +30,7 @@ class ReviewTables(Tables):
         row = ImageName
         query = select(row.image_key, row.name).where(row.product == product)
         with self._reading() as session:
-            found = sorted(_of_images(session, query, row.image_key, keys), reverse=True)
+            found = sorted(of_images(session, query, row.image_key, keys), reverse=True)
         return dict(found)
 
     def target(self, product: str, service: str, server: str) -> str | None:
@@ -70,7 +66,7 @@ class ReviewTables(Tables):
         """What was sent to a target, of some images or of all, oldest first."""
         query = select(PredictionRow).where(PredictionRow.target == target)
         with self._reading() as session:
-            rows = _of_images(session, query, PredictionRow.image_key, images)
+            rows = of_images(session, query, PredictionRow.image_key, images)
             found = [_prediction_record(row) for (row,) in rows]
         return tuple(sorted(found, key=lambda each: (each.pushed, each.image, each.version)))
 
@@ -99,7 +95,7 @@ class ReviewTables(Tables):
         row = ReviewRow
         query = select(row.image_key, row.id, row.updated, row.state, row.annotator)
         with self._reading() as session:
-            rows = _of_images(session, query.where(row.source == source), row.image_key, images)
+            rows = of_images(session, query.where(row.source == source), row.image_key, images)
             found = [ReviewKey(*values) for values in rows]
         return tuple(sorted(found, key=lambda each: (each.updated, each.id, each.state)))
 
@@ -107,7 +103,7 @@ class ReviewTables(Tables):
         """Reviews of a product, of some images or of all, every version of each, oldest first."""
         query = select(ReviewRow).where(ReviewRow.product == product)
         with self._reading() as session:
-            found = [_review(row) for (row,) in _of_images(session, query, ReviewRow.image_key, images)]
+            found = [_review(row) for (row,) in of_images(session, query, ReviewRow.image_key, images)]
         return tuple(sorted(found, key=lambda each: (each.updated, each.source, each.id, each.state)))
 
     def annotators(self, product: str, images: Collection[str]) -> dict[str, set[str]]:
@@ -116,7 +112,7 @@ class ReviewTables(Tables):
         query = select(row.image_key, row.annotator).where(row.product == product).distinct()
         found: dict[str, set[str]] = defaultdict(set)
         with self._reading() as session:
-            for image, annotator in _of_images(session, query, row.image_key, images):
+            for image, annotator in of_images(session, query, row.image_key, images):
                 found[image].add(annotator)
         return dict(found)
 
@@ -125,21 +121,6 @@ class ReviewTables(Tables):
         with self._reading() as session:
             row = session.get(Cursor, name)
             return row.value if row else None
-
-
-def _of_images(
-    session: Session,
-    query: Select[*tuple[Any, ...]],
-    column: InstrumentedAttribute[str],
-    images: Collection[str] | None,
-) -> Iterator[Any]:
-    """Rows of a query, of some images or of all, in no order."""
-    if images is None:
-        yield from session.execute(query)
-        return
-    keys = list(images)
-    for start in range(0, len(keys), _PARAMETERS):
-        yield from session.execute(query.where(column.in_(keys[start : start + _PARAMETERS])))
 
 
 # ---------------------------------------------------------------------------------------------------- records <-> rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import cast
 
@@ -10,7 +11,7 @@ from sqlalchemy import and_, func, select
 
 from integrations.catalog.models import Bundle, Image, ImageName, Run, RunImageRow
 from integrations.catalog.records import ImageState, RunImage, RunRecord, RunState, now
-from integrations.catalog.tables import Row, Tables, by_prefix, fill, insert, replace
+from integrations.catalog.tables import Row, Tables, by_prefix, fill, insert, of_images, replace
 from saa_core.errors import StoreError
 
 
@@ -47,7 +48,8 @@ class RunTables(Tables):
                 raise StoreError(run_id, "no such run")
             # Always in one order, so that two writers cannot wait for each other's rows.
             fill(session, Image, sorted(_image_rows(rows), key=lambda row: cast(str, row["key"])))
-            replace(session, ImageName, _name_rows(run.product, rows))
+            # A run that was not told the lot does not take it away: images are held out by lot.
+            fill(session, ImageName, _name_rows(run.product, rows))
             replace(session, RunImageRow, [_run_image_row(run_id, image) for image in rows])
 
     def finish_run(
@@ -120,6 +122,49 @@ class RunTables(Tables):
             found = [_run_image(*row) for row in session.execute(query)]
         # Sorted here: databases disagree on the order of text.
         return tuple(sorted(found, key=lambda image: image.name))
+
+    def runs_of(self, product: str, keys: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The done runs of a product in which each image was usable, the newest first; images without are left out."""
+        query = (
+            select(RunImageRow.image_key, RunImageRow.run_id)
+            .join(Run, Run.id == RunImageRow.run_id)
+            .where(Run.product == product, Run.state == "done", RunImageRow.state != "quarantined")
+            .order_by(Run.finished.desc(), Run.id)
+        )
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        with self._reading() as session:
+            # All runs of one image come from one statement, in its order.
+            for key, run in of_images(session, query, RunImageRow.image_key, keys):
+                found[key][run] = None
+        return {key: tuple(runs) for key, runs in found.items()}
+
+    def runs(self, product: str) -> tuple[RunRecord, ...]:
+        """The done runs of a product, the one that was begun first in front."""
+        query = select(Run).where(Run.product == product, Run.state == "done").order_by(Run.created, Run.id)
+        with self._reading() as session:
+            return tuple(map(_run_record, session.scalars(query)))
+
+    def keys_by_run(self, product: str) -> dict[str, tuple[str, ...]]:
+        """The keys of the usable images of each done run of a product, sorted."""
+        query = (
+            select(RunImageRow.run_id, RunImageRow.image_key)
+            .join(Run, Run.id == RunImageRow.run_id)
+            .where(Run.product == product, Run.state == "done", RunImageRow.state != "quarantined")
+        )
+        found: dict[str, set[str]] = defaultdict(set)
+        with self._reading() as session:
+            for run, key in session.execute(query):
+                found[run].update([key] if key else [])
+        return {run: tuple(sorted(keys)) for run, keys in found.items()}
+
+    def lots(self, product: str, keys: Collection[str]) -> dict[str, str | None]:
+        """The production lot of each of a product's images; of several names, the first that has one."""
+        row = ImageName
+        query = select(row.image_key, row.name, row.lot).where(row.product == product)
+        with self._reading() as session:
+            found = list(of_images(session, query, row.image_key, keys))
+        found.sort(key=lambda each: (each.lot is None, each.name), reverse=True)
+        return {key: lot for key, _, lot in found}
 
 
 # ---------------------------------------------------------------------------------------------------- records <-> rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from integrations.catalog.bundles import BundleTables
+from integrations.catalog.promotions import PromotionTables
+from integrations.catalog.refinements import RefinementTables
 from integrations.catalog.reviews import ReviewTables
 from integrations.catalog.runs import RunTables
 
 
-class Catalog(RunTables, BundleTables, ReviewTables):
-    """Images, runs, bundles, predictions and reviews of a workspace; arguments and errors as for `Tables`."""
+class Catalog(RunTables, BundleTables, PromotionTables, RefinementTables, ReviewTables):
+    """Images, runs, bundles, refinements and reviews of a workspace; arguments and errors as for `Tables`."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from integrations.catalog.engine import database_error, open_engine, writing
 from integrations.catalog.models import Base, Bundle, Run
@@ -21,6 +21,8 @@ from saa_core.errors import BundleError, StoreError
 Row = dict[str, Any]
 Model = TypeVar("Model", Run, Bundle)
 _SHOWN = 5
+_PARAMETERS = 30_000
+"""Images asked for in one statement; SQLite takes 32,766 parameters."""
 
 
 class Tables:
@@ -114,6 +116,21 @@ def _update(session: Session, model: type[Base], insert: Any, changes: Mapping[s
 
 def _plain_columns(model: type[Base]) -> list[str]:
     return [column.name for column in model.__table__.columns if not column.primary_key]
+
+
+def of_images(
+    session: Session,
+    query: Select[*tuple[Any, ...]],
+    column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None],
+    images: Collection[str] | None,
+) -> Iterator[Any]:
+    """Rows of a query, of some images or of all, in no order."""
+    if images is None:
+        yield from session.execute(query)
+        return
+    keys = list(images)
+    for start in range(0, len(keys), _PARAMETERS):
+        yield from session.execute(query.where(column.in_(keys[start : start + _PARAMETERS])))
 
 
 def by_prefix(

@@ -1,4 +1,4 @@
-"""What a person looks at after a run: one HTML file that needs nothing else, and a contact sheet as PNG."""
+"""What a person looks at after a run or a refinement: one HTML file that needs nothing else; a contact sheet as PNG."""
 
 from integrations.report.entries import ReportEntry, RunReport
 from integrations.report.html import write_report

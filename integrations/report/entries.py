@@ -53,6 +53,8 @@ class RunReport:
         model_calls: Calls of a generator, refiner or feature extractor in this run.
         seconds: Wall time of the run.
         reused: Entries whose candidates came from an earlier run.
+        accept: Confidence from which the bundle's regions need no review; None: all of them do.
+        accepted: Regions that reach it.
         quarantined: Name and reason of each image that could not be used.
         unknown_words: Words of the phrases that the generator could not use.
         notes: Sentences the reader should know.
@@ -71,6 +73,8 @@ class RunReport:
     model_calls: int
     seconds: float
     reused: int = 0
+    accept: float | None = None
+    accepted: int = 0
     quarantined: tuple[tuple[str, str], ...] = ()
     unknown_words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -7,14 +7,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup
 
-from integrations.files import write_atomic
-from integrations.report import pictures
+from integrations.report import page, pictures
 from integrations.report.entries import ReportEntry, RunReport, most_anomalous_first
 from integrations.report.pictures import HeatScale
 from saa_core.types import RGB, Region
@@ -28,7 +26,6 @@ _WIDE = 1.8  # images wider than this share of their height have picture and map
 _TAG = 10
 _MOST_REGIONS = 12
 _BINS = 24
-_HERE = Path(__file__).parent
 
 
 def write_report(report: RunReport, entries: Iterable[ReportEntry], out: Path) -> Path:
@@ -59,25 +56,14 @@ def write_report(report: RunReport, entries: Iterable[ReportEntry], out: Path) -
         "entries": ordered,
         "any_truth": any(entry.truth for _, entry in shown),
     }
-    # A name may hold bytes that are no UTF-8; the page shows '?' for them.
-    write_atomic(
-        out / "report.html", b"".join(part.encode("utf-8", "replace") for part in _template().generate(content))
-    )
-    return out / "report.html"
+    return page.write_page(_template(), content, out / "report.html")
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=_duration, figure=_figure, share=_share)
-    script = (_HERE / "report.js").read_text("utf-8")
+def _template() -> Template:
+    environment = page.environment("report.css")
+    environment.filters["share"] = _share
+    script = (page.HERE / "report.js").read_text("utf-8")
     environment.globals.update(
-        style=Markup((_HERE / "report.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
@@ -206,18 +192,6 @@ def _outlines(regions: Sequence[Region], width: int, height: int, tag: float, to
 
 
 # ------------------------------------------------------------------------------------------------------------- wording
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _share(region: Region) -> str:

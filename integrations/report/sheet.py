@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from integrations.files import write_atomic
 from integrations.report import pictures
 from integrations.report.entries import ReportEntry, most_anomalous_first
+from integrations.report.lettering import font, shortened
 from integrations.report.pictures import HeatScale
 from saa_core import masks
 from saa_core.types import RGB
@@ -55,7 +53,7 @@ def write_contact_sheet(entries: Iterable[ReportEntry], path: Path, limit: int =
         column, row = place % columns, place // columns
         _draw(sheet, _MARGIN + column * (_COLUMN + _MARGIN), _MARGIN + row * _ROW, entry, scale)
     if not shown:
-        ImageDraw.Draw(sheet).text((_MARGIN, _MARGIN), "No image has a result.", _SOFT, _font(15))
+        ImageDraw.Draw(sheet).text((_MARGIN, _MARGIN), "No image has a result.", _SOFT, font(15))
     data = io.BytesIO()
     sheet.save(data, format="PNG", compress_level=1)
     write_atomic(path, data.getvalue())
@@ -73,29 +71,13 @@ def _draw(sheet: Image.Image, left: int, top: int, entry: ReportEntry, scale: He
 
 
 def _caption(draw: ImageDraw.ImageDraw, left: int, top: int, entry: ReportEntry) -> None:
-    font, small = _font(15), _font(13)
+    large, small = font(15), font(13)
     count = len(entry.regions)
     labels = ", ".join(dict.fromkeys(region.label for region in entry.regions))
-    right = _shortened(f"{count} × {labels}" if count else "no region", 240, small, keep_end=False)
-    draw.text((left, top), f"{entry.score:.3f}", _INK, font)
-    draw.text((left + 52, top), _shortened(entry.name, _COLUMN - 320, font, keep_end=True), _INK, font)
+    right = shortened(f"{count} × {labels}" if count else "no region", 240, small, keep_end=False)
+    draw.text((left, top), f"{entry.score:.3f}", _INK, large)
+    draw.text((left + 52, top), shortened(entry.name, _COLUMN - 320, large, keep_end=True), _INK, large)
     draw.text((left + _COLUMN, top + 1), right, _SOFT, small, anchor="ra")
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships: Pillow's own font has no letters but Latin ones, and names do."""
-    font = distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf")
-    return ImageFont.truetype(str(font), size)
-
-
-def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont, keep_end: bool) -> str:
-    """Cut to a width in pixels: a path at its start, other text at its end."""
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    if font.getlength(line) <= width:
-        return line
-    cuts = (f"…{line[-n:]}" if keep_end else f"{line[:n]}…" for n in itertools.count(min(len(line), width), -1))
-    return next(cut for cut in cuts if len(cut) <= 2 or font.getlength(cut) <= width)
 
 
 def _tiles(entry: ReportEntry, scale: HeatScale) -> tuple[RGB | None, RGB | None, RGB | None]:

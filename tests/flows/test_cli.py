@@ -209,22 +209,6 @@ def test_doctor(tmp_path: Path) -> None:
     assert "weight-free models" in run("doctor", "--workspace", tmp_path / "w").stdout
 
 
-@pytest.mark.usefixtures("prefect_api")
-def test_demo_labels_measures_and_reports(tmp_path: Path) -> None:
-    found = as_json("demo", "--out", tmp_path / "demo")
-    assert set(found["classes"]) == {"brick", "gravel", "grass"}
-    assert sum(row["images"] for row in found["classes"].values()) >= 24
-    assert found["classes"]["brick"]["max_f1_pixel"] > 0.3
-    assert found["mean"]["image_auroc"] > 0.7
-    for path in map(Path, found["reports"]):
-        assert "Figures against the known masks" in path.read_text()
-        assert path.with_name("contact_sheet.png").is_file()
-    assert [run["images"]["labelled"] for run in found["runs"]] == [16, 16, 16]
-    told = run("demo", "--out", tmp_path / "demo")
-    assert "max f1 pixel" in told.stdout
-    assert "not GroundingDINO or SAM" in told.stdout
-
-
 def test_config_as_a_table(tmp_path: Path) -> None:
     assert "max_megapixels" in run("config", "show", "--workspace", tmp_path).stdout
 

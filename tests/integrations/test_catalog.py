@@ -168,6 +168,63 @@ def test_a_name_whose_bytes_changed_means_each_in_its_run(catalog: Catalog) -> N
     assert [catalog.images_of(run)[0].uri for run in ("abc1", "later")] == ["/1/a.png", "/2/a.png"]
 
 
+def test_a_run_without_a_lot_does_not_take_it_from_the_image(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    catalog.begin_run(replace(RUN, id="later"))
+    catalog.record_images("abc1", [RunImage.of(ref("a.png", lot="L1"), "labelled")])
+    catalog.record_images("later", [RunImage.of(ref("a.png"), "labelled")])
+    assert [catalog.images_of(run)[0].lot for run in ("abc1", "later")] == ["L1", "L1"]
+    catalog.record_images("later", [RunImage.of(ref("a.png", lot="L2"), "labelled")])
+    assert catalog.lots("bottle", [ref("a.png").key]) == {ref("a.png").key: "L2"}
+
+
+def test_the_lot_of_each_image(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    first, second, third = (RunImage.of(each, "labelled") for each in (ref("1", lot="L1"), ref("2"), ref("3", lot="")))
+    renamed = replace(second, name="0", names=("0",))
+    catalog.record_images("abc1", [first, second, third])
+    catalog.record_images("abc1", [replace(renamed, lot="L9"), replace(second, name="9", names=("9",), lot="L8")])
+    keys = [str(image.key) for image in (first, second, third)]
+    assert catalog.lots("bottle", [*keys, "z" * 64]) == {keys[0]: "L1", keys[1]: "L9", keys[2]: ""}
+    assert catalog.lots("bottle", keys[:1]) == {keys[0]: "L1"}
+    assert catalog.lots("screw", keys) == {}
+
+
+def test_the_runs_of_each_image_are_newest_first_and_done(catalog: Catalog) -> None:
+    screw = PromptBundle(product="screw")
+    catalog.add_bundle(screw)
+    good, other, bad = (RunImage.of(ref(name), "labelled") for name in ("a", "b", "c"))
+    for name in ("z-old", "m-new", "running"):
+        catalog.begin_run(replace(RUN, id=name))
+        catalog.record_images(name, [good, replace(bad, state="quarantined")])
+    catalog.begin_run(replace(RUN, id="screw", product="screw", bundle=screw.id))
+    catalog.record_images("screw", [good])
+    catalog.record_images("m-new", [replace(other, state="reused"), replace(good, name="copy", names=("copy",))])
+    for name in ("z-old", "screw", "m-new"):
+        catalog.finish_run(name, **FIGURES)
+    keys = [str(image.key) for image in (good, other, bad)]
+    assert catalog.runs_of("bottle", keys) == {keys[0]: ("m-new", "z-old"), keys[1]: ("m-new",)}
+    catalog.finish_run("z-old", **FIGURES)
+    assert catalog.runs_of("bottle", keys[:1]) == {keys[0]: ("z-old", "m-new")}
+    assert catalog.runs_of("screw", keys) == {keys[0]: ("screw",)}
+    assert catalog.runs_of("bottle", []) == {}
+
+
+def test_the_done_runs_of_a_product_and_their_images(catalog: Catalog) -> None:
+    catalog.add_bundle(PromptBundle(product="screw"))
+    for name, days in (("late", 0), ("early", 2), ("middle", 1), ("empty", 3), ("running", 4)):
+        catalog.begin_run(replace(RUN, id=name, created=RUN.created - timedelta(days=days)))
+    for name in ("late", "early", "middle", "empty"):
+        catalog.finish_run(name, **FIGURES)
+    b, a = RunImage.of(ref("b"), "labelled"), RunImage.of(ref("a"), "reused")
+    lost = RunImage.of(ref("c"), "quarantined", reason="blurred")
+    for name in ("late", "early", "running"):
+        catalog.record_images(name, [b, a, lost] if name == "late" else [b])
+    assert [run.id for run in catalog.runs("bottle")] == ["empty", "early", "middle", "late"]
+    assert catalog.keys_by_run("bottle") == {"late": (ref("a").key, ref("b").key), "early": (ref("b").key,)}
+    assert (catalog.runs("screw"), catalog.keys_by_run("screw")) == ((), {})
+
+
 def test_a_batch_is_noted_whole_or_not_at_all(catalog: Catalog) -> None:
     catalog.begin_run(RUN)
     bad = RunImage("b.png", "labelled", regions=None)  # type: ignore[arg-type]

@@ -78,13 +78,14 @@ def test_a_catalog_of_the_first_version_keeps_what_it_holds(tmp_path: Path) -> N
     engine = open_engine(url)
     with writing(engine).begin() as connection:
         command.downgrade(alembic_config(connection), "0001")
-    assert not tables(engine) & {"targets", "cursors", "predictions", "reviews"}
+    assert not tables(engine) & {"targets", "cursors", "predictions", "reviews", "promotions", "looks"}
     engine.dispose()
     with Catalog(url) as catalog:
         assert catalog.run("abc1") == run
         assert catalog.images_of("abc1") == (image,)
         assert catalog.champion("bottle") == bundle
         assert catalog.reviews("bottle") == ()
+        assert catalog.promotions("bottle") == ()
         assert catalog.sizes({"a" * 64}) == {"a" * 64: (4, 5)}
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from integrations.outputs import RunFolder, read_records, read_run, verify
 from saa_core.errors import StoreError
 from saa_core.masks import decode, encode, from_coco
+from saa_core.prompts import Decision
 from saa_core.types import AnomalyResult, BoolMask, ImageRef, Region
 
 SIZE = (6, 8)
@@ -121,6 +123,28 @@ def test_the_same_run_writes_the_same_bytes(done: RunFolder, tmp_path: Path) -> 
     again.close([A, B], {"id": "r1", "product": "Flügel"})
     for name in files(done.folder):
         assert (again.folder / name).read_bytes() == (done.folder / name).read_bytes(), name
+
+
+def test_a_region_says_whether_it_needs_review(folder: RunFolder) -> None:
+    regions = [replace(region(block(0, 0)), confidence=confidence) for confidence in (0.9, 0.8, 0.7999, 0.1)]
+    proved = Decision(accept=0.8, calibration=((0.2, 0.5), (0.8, 0.97531246)))
+    folder.write(A, result(A, *regions), SIZE, proved)
+    folder.write(B, result(B, *regions), SIZE)
+    folder.close([A, B], {})
+    first, second = read_records(folder.folder)
+    assert [each["needs_review"] for each in first["regions"]] == [False, False, True, True]
+    assert [each["precision"] for each in first["regions"]] == [0.975312, 0.975312, 0.5, 0.5]
+    assert [(each["needs_review"], each["precision"]) for each in second["regions"]] == [(True, None)] * 4
+
+
+def test_regions_of_an_older_run_all_need_review(done: RunFolder) -> None:
+    path = done.folder / "regions.jsonl"
+    newer = path.read_text()
+    older = newer.replace('"precision":null,"needs_review":true,', "")
+    assert len(older) < len(newer)
+    as_written = list(read_records(done.folder))
+    path.write_text(older)
+    assert list(read_records(done.folder)) == as_written
 
 
 # ---------------------------------------------------------------------------------------------------------- file names

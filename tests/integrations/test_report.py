@@ -103,6 +103,17 @@ def test_says_at_the_top_which_models_made_the_masks(tmp_path):
     assert "grounding-dino-swint" in text[: text.index("Images labelled")]
 
 
+def test_says_once_what_needs_review(tmp_path):
+    entries = [entry("1", regions=(region(), region((50, 50, 60, 60)))), entry("2")]
+    text = Elements(page(tmp_path, entries=entries)).text
+    assert "All of them are suggestions until a person has reviewed them." in text
+    assert text.count("review") == 1
+    for accepted, words in ((1, "1 of 3 regions needs"), (2, "2 of 3 regions need")):
+        text = Elements(page(tmp_path, replace(RUN, accept=0.8125, accepted=accepted), entries)).text
+        assert f"{words} no review, with a confidence of 0.812 or more; others are suggestions until" in text
+        assert "All of them" not in text
+
+
 def test_counts_are_those_of_the_run(tmp_path):
     entries = [entry("1"), entry("2", regions=(region(), region((50, 50, 60, 60)))), entry("3", regions=())]
     text = Elements(page(tmp_path, replace(RUN, reused=2, model_calls=1), entries)).text

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from saa_core import masks
-from saa_core.confidence import anomaly_map, confidence, set_floor, suppress, top_k
+from saa_core.confidence import anomaly_map, confidence, set_floor, suppress, suppressors, top_k
 
 Bools = NDArray[np.bool_]
 Scored = tuple[list[Bools], list[float]]
@@ -133,3 +133,16 @@ def test_the_floor_of_a_set(best: list[float], floor: float) -> None:
 
 def test_a_floor_of_zero_stays_zero() -> None:
     assert set_floor(np.array([0.5, 0.1]), 0.0) == 0
+
+
+@given(scored_masks(), st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]))
+def test_what_goes_is_removed_by_the_best_that_stays_and_covers_it(scored: Scored, overlap: float) -> None:
+    found, scores = scored
+    encoded = [masks.encode(mask) for mask in found]
+    by = suppressors(encoded, np.array(scores), overlap).tolist()
+    stays = suppress(encoded, np.array(scores), overlap).tolist()
+    shared = masks.containment(encoded, encoded) if encoded else np.zeros((0, 0))
+    for i, better in enumerate(by):
+        order = sorted((j for j in range(len(found)) if stays[j]), key=lambda j: (-scores[j], j))
+        covering = [j for j in order if j != i and max(shared[i, j], shared[j, i]) > overlap]
+        assert better == (-1 if stays[i] else covering[0])

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from saa_core import masks
 from saa_core.generators.base import Proposals
 from saa_core.masks import Rle
-from saa_core.pipeline import SegmentAnyAnomaly, best_confidence, decide, phrase_scores, saliency_map
+from saa_core.pipeline import SegmentAnyAnomaly, best_confidence, decide, saliency_map
 from saa_core.prompts import PromptBundle
 from saa_core.refiners.base import Refined
+from saa_core.rules import phrase_scores
 from saa_core.types import RGB, Candidates, FloatMap, SetLevels
 
 SIZE = (10, 10)

@@ -35,6 +35,11 @@ PHRASES = st.lists(
     ),
     max_size=4,
 )
+STEPS = st.lists(SHARE, unique=True, max_size=4).flatmap(
+    lambda levels: st.lists(SHARE, min_size=len(levels), max_size=len(levels)).map(
+        lambda shares: list(zip(sorted(levels), sorted(shares), strict=True))
+    )
+)
 CONTENT = st.builds(
     lambda product, rest: {"product": product, **rest},
     WORDS,
@@ -46,7 +51,13 @@ CONTENT = st.builds(
         property=mappings(area_min=SHARE, area_max=st.none() | st.floats(0.01, 1), objects=st.integers(1, 30)),
         saliency=mappings(neighbours=st.integers(1, 999), gain=st.floats(0, 20)),
         confidence=mappings(top_k=st.none() | st.integers(1, 99), suppression=st.floats(0.01, 1)),
-        decision=mappings(score_floor=SHARE, region_floor=SHARE, threshold=SHARE),
+        decision=mappings(
+            score_floor=SHARE,
+            region_floor=SHARE,
+            threshold=SHARE,
+            accept=st.none() | SHARE,
+            calibration=STEPS,
+        ),
     ),
 )
 BUNDLES = CONTENT.map(PromptBundle.from_content)
@@ -102,6 +113,12 @@ def test_yaml_and_json_give_back_the_bundle(written: PromptBundle) -> None:
         assert read.id == written.id
 
 
+@pytest.mark.parametrize("separator", ["\n", "\r", "\x85", "\u2028", "\u2029", "'", '"'])
+def test_no_sign_is_lost_in_yaml(separator: str) -> None:
+    written = bundle(origin=f"experts{separator}said", language={"specific": [f"a{separator}b"]})
+    assert PromptBundle.from_yaml(written.to_yaml()) == written
+
+
 @settings(max_examples=50)
 @given(BUNDLES, BUNDLES)
 def test_equal_bundles_have_equal_ids(one: PromptBundle, other: PromptBundle) -> None:
@@ -121,6 +138,8 @@ def test_every_field_counts_in_the_id() -> None:
         {"saliency": {"gain": 2}},
         {"confidence": {"top_k": 4}},
         {"decision": {"threshold": 0.6}},
+        {"decision": {"accept": 0.9}},
+        {"decision": {"calibration": [[0.1, 0.5]]}},
     ]
     assert len({plain.id, *(plain.changed(**change).id for change in changes)}) == len(changes) + 1
 
@@ -178,6 +197,10 @@ def test_a_copy_is_validated_and_has_its_own_id() -> None:
         ("product: x\nsaliency: {gain: .nan}", "saliency.gain: Input should be a finite number"),
         ("product: x\nlanguage: {specific: [a. b]}", "language.specific.0.text: 'a. b' holds several phrases"),
         ("product: x\nlanguage: {specific: ['. ']}", "language.specific.0.text: a phrase needs words"),
+        ("product: x\ndecision: {accept: 1.5}", "decision.accept: Input should be less than or equal to 1"),
+        ("product: x\ndecision: {calibration: [[0.5, 2]]}", "calibration.0.1: Input should be less than or equal to 1"),
+        ("product: x\ndecision: {calibration: [[0.5, 1], [0.5, 1]]}", "decision.calibration: steps must rise"),
+        ("product: x\ndecision: {calibration: [[0.4, 1], [0.5, 0.9]]}", "decision.calibration: steps must rise"),
         ("product: x\nlanguage: {specific: crack}", "language.specific: Input should be a valid tuple"),
     ],
 )
@@ -201,6 +224,26 @@ def test_a_change_that_is_wrong_is_an_error_in_words() -> None:
         bundle().changed(product={"name": "x"})
     with pytest.raises(BundleError, match="confidence: Input should be a valid dictionary"):
         bundle().changed(confidence=3)
+
+
+# ------------------------------------------------------------------------------------------------------- what is proved
+
+
+def test_without_a_proof_every_region_needs_review() -> None:
+    decision = bundle().decision
+    assert decision.needs_review(1.0)
+    assert decision.precision(1.0) is None
+
+
+def test_from_the_accept_threshold_on_no_region_needs_review() -> None:
+    decision = bundle(decision={"accept": 0.8}).decision
+    assert [decision.needs_review(confidence) for confidence in (0.79, 0.8, 0.81)] == [True, False, False]
+
+
+def test_precision_rises_in_steps() -> None:
+    decision = bundle(decision={"calibration": [[0.2, 0.5], [0.6, 0.9]]}).decision
+    found = [decision.precision(confidence) for confidence in (0.0, 0.2, 0.59, 0.6, 1.0)]
+    assert found == [0.5, 0.5, 0.5, 0.9, 0.9]
 
 
 # -------------------------------------------------------------------------------------------------------------- phrases

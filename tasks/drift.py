@@ -1,0 +1,28 @@
+"""Watch for drift: a sentence for each of a run's lots that no longer looks like those before the promotion."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from integrations.catalog import Catalog
+from integrations.drift_watch import notes
+from integrations.settings import Settings
+from saa_core.errors import SaaError
+from tasks.workbench import store_at
+
+
+@task(name="watch-drift", cache_policy=NO_CACHE)
+def watch_drift(run_id: str, workspace: str) -> list[str]:
+    """What the reader of a finished run should know of its lots; it never fails, since the masks are written.
+
+    Args:
+        run_id: The run.
+        workspace: Where everything is.
+    """
+    settings = Settings.load(workspace=workspace)
+    try:
+        with Catalog(settings.catalog_url) as catalog:
+            return list(notes(catalog, store_at(workspace), settings, catalog.run(run_id)))
+    except SaaError as error:
+        return [f"Whether its lots have drifted could not be told: {error}"]
