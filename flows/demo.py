@@ -20,14 +20,14 @@ from integrations.demo import MONDAY, SURFACES, TUESDAY, Day, make_demo
 from integrations.formats.mvtec import read_mask, read_mvtec
 from integrations.intake import Intake
 from integrations.outputs import read_records
-from integrations.refinery import RefineRequest
+from integrations.refinery import RefineRequest, report_folder
 from integrations.run_report import report_run
 from integrations.settings import Settings
 from integrations.simulated_expert import SOURCE, Defect, SimulatedExpert, review_run
 from saa_core import library
 from saa_core.metrics import regions
 from saa_core.models import build
-from saa_core.prompts import PromptBundle, SaliencyPrompt
+from saa_core.prompts import ConfidencePrompt, PromptBundle, SaliencyPrompt
 
 _NEW_WORDS = ("brick",)
 """Surfaces whose experts' words are tried as phrases: that asks the models again, so one has to do here."""
@@ -70,8 +70,14 @@ def run_demo(out: Path) -> dict[str, Any]:
 
 
 def _published(surface: str) -> PromptBundle:
-    """General words and the published equations and numbers, with the set as context."""
-    return PromptBundle(product=surface, profile="paper", saliency=SaliencyPrompt(source="batch"), origin="saa demo")
+    """General words, published equations and numbers; but the set is the context, and each thing is shown once."""
+    return PromptBundle(
+        product=surface,
+        profile="paper",
+        origin="saa demo",
+        saliency=SaliencyPrompt(source="batch"),
+        confidence=ConfidencePrompt(suppression=0.5),
+    )
 
 
 def _label(data: Path, day: Day, surface: str, bundle: PromptBundle, settings: Settings) -> RunSummary:
@@ -113,15 +119,16 @@ def _refine(surface: str, settings: Settings) -> dict[str, Any]:
         earlier = catalog.refinements(surface)
     if earlier:
         known = earlier[-1]
-        return _told(surface, known.outcome, known.content["reasons"][0], known.bundle, known.evidence, settings)
-    found = refine(RefineRequest(product=surface, new_phrases=surface in _NEW_WORDS), settings.workspace).refinement
-    bundle = (found.proposed or found.champion).id
-    return _told(surface, found.outcome, found.reasons[0], bundle, found.evidence.hash, settings)
+        report = report_folder(settings, surface, known.evidence, known.champion) / "report.html"
+        return _told(known.outcome, known.content["reasons"][0], known.bundle, str(report))
+    found = refine(RefineRequest(product=surface, new_phrases=surface in _NEW_WORDS), settings.workspace)
+    refinement = found.refinement
+    bundle = refinement.proposed or refinement.champion
+    return _told(refinement.outcome, refinement.reasons[0], bundle.id, found.report)
 
 
-def _told(surface: str, outcome: str, reason: str, bundle: str, evidence: str, settings: Settings) -> dict[str, Any]:
-    report = settings.workspace / "refinements" / f"{surface}-{evidence}" / "report.html"
-    return {"outcome": outcome, "reason": reason, "bundle": bundle, "report": str(report)}
+def _told(outcome: str, reason: str, bundle: str, report: str) -> dict[str, Any]:
+    return {"outcome": outcome, "reason": reason, "bundle": bundle, "report": report}
 
 
 def _figures(data: Path, bundle_for: BundleFor, store: CandidateStore, settings: Settings) -> dict[str, Any]:

@@ -8,17 +8,25 @@ the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.label import run_label_flow
+from flows.runs import LabelRequest
 from flows.runtime import as_is, one_thread_each
-from integrations.refinery import RefineRequest
+from integrations.catalog import Catalog
+from integrations.label_studio.planning import PushReport
+from integrations.label_studio.workspace import run_of
+from integrations.refinery import RefineRequest, current_bundle
 from integrations.report.refinement import lines
+from integrations.settings import Settings
 from saa_core.refinement.outcome import Refinement
 from tasks.collect import pull_label_studio
+from tasks.publish import push_label_studio
 from tasks.refine import conclude_refinement, report_refinement, search_bundle, settle_refinement
 from tasks.report import publish_lines
 
@@ -32,14 +40,18 @@ class Refined:
     Attributes:
         refinement: What was found and what became of it.
         report: Path of its report.
+        run: Id of the run that the new bundle decided, where that was asked for and there is a new one.
+        pushed: What became of it in Label Studio.
     """
 
     refinement: Refinement
     report: str
+    run: str | None = None
+    pushed: PushReport | None = None
 
 
 @flow(name="refine", flow_run_name="refine-{request.product}", validate_parameters=False)
-def refine_flow(request: RefineRequest, workspace: str, collect: bool = False) -> State[Refined]:
+def refine_flow(request: RefineRequest, workspace: str, collect: bool = False, publish: bool = False) -> State[Refined]:
     """Refine a product's bundle.
 
     Ends as `Promoted`, `Proposed`, `Kept` or `CollectMore`.
@@ -48,6 +60,7 @@ def refine_flow(request: RefineRequest, workspace: str, collect: bool = False) -
         request: What to refine.
         workspace: Folder of runs and catalog.
         collect: Whether to pull the product's reviews from Label Studio first.
+        publish: Whether to label the images of the latest run again with a promoted bundle, and push them.
     """
     if collect:
         pull_label_studio(request.product, workspace)
@@ -58,4 +71,17 @@ def refine_flow(request: RefineRequest, workspace: str, collect: bool = False) -
     conclude_refinement(as_is(refinement), workspace)
     said = lines(refinement)
     publish_lines(f"refine-{refinement.evidence.hash}", [*said, report])
-    return Completed(name=_STATES[refinement.outcome], message=said[0], data=Refined(refinement, report))
+    refined = Refined(refinement, report)
+    if publish and refinement.outcome == "promoted":
+        refined = _published(refined, workspace)
+    return Completed(name=_STATES[refinement.outcome], message=said[0], data=refined)
+
+
+def _published(refined: Refined, workspace: str) -> Refined:
+    """Label the images of the product's latest run again, with what its champion is now, and push them."""
+    settings, product = Settings.load(workspace=Path(workspace)), refined.refinement.product
+    with Catalog(settings.catalog_url) as catalog:
+        run, bundle = run_of(catalog, product, None), current_bundle(catalog, product)
+    request = LabelRequest(source=run.source, product=product, bundle=bundle, workspace=workspace)
+    labelled = run_label_flow(request, settings.workers).run
+    return replace(refined, run=labelled, pushed=push_label_studio(product, labelled, workspace))

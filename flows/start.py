@@ -92,22 +92,26 @@ def collect(product: str, workspace: Path) -> PullReport:
     return _beside_prefect(workspace, flow)
 
 
-def refine(request: RefineRequest, workspace: Path, *, collect: bool = False) -> Refined:
+def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, publish: bool = False) -> Refined:
     """Refine a product's bundle by the `refine` flow, see `flows.refine`.
 
     Raises:
         SaaError: As `publish`.
     """
+    from integrations.label_studio.connection import connection
     from integrations.refinery import current_bundle
 
-    with Catalog(_settings_of(workspace).catalog_url) as catalog:
+    settings = _settings_of(workspace)
+    with Catalog(settings.catalog_url) as catalog:
         current_bundle(catalog, request.product)
+    if collect or publish:
+        connection(settings)
 
     def flow() -> Refined:
         from flows.refine import refine_flow
 
         folder = str(workspace.absolute())
-        return cast("Refined", result_of(lambda: refine_flow(request, folder, collect, return_state=True)))
+        return cast("Refined", result_of(lambda: refine_flow(request, folder, collect, publish, return_state=True)))
 
     return _beside_prefect(workspace, flow)
 

@@ -105,10 +105,7 @@ def unpack_evidence(data: bytes, name: str) -> ImageEvidence:
     """The inverse of `pack_evidence`; arguments and errors as for `unpack_candidates`."""
     header, arrays = _unpack("evidence", data, name)
     try:
-        dense = [
-            Dense(pixel=pixel, **{field: arrays[f"dense{number}_{field}"] for field in _DENSE})
-            for number, pixel in enumerate(header["pixels"])
-        ]
+        dense = [_dense(arrays, number, pixel) for number, pixel in enumerate(header["pixels"])]
         return ImageEvidence(
             image=header["image"],
             name=header["name"],
@@ -125,6 +122,11 @@ def unpack_evidence(data: bytes, name: str) -> ImageEvidence:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(name, f"damaged evidence: {error}") from error
+
+
+def _dense(arrays: _Arrays, number: int, pixel: float) -> Dense:
+    parts: dict[str, Any] = {field: arrays[f"dense{number}_{field}"] for field in _DENSE}
+    return Dense(pixel=pixel, **parts)
 
 
 def pack_rows(rows: Rows) -> bytes:

@@ -125,11 +125,12 @@ def settle(catalog: Catalog, settings: Settings, refinement: Refinement) -> Refi
     Raises:
         BundleError: Another bundle was promoted meanwhile, so the comparison is out of date.
     """
-    if refinement.proposed is None or refinement.outcome == "kept":
+    proposed = refinement.proposed
+    if proposed is None or refinement.outcome == "kept":
         return replace(refinement, looks=len(catalog.looks(refinement.product)))
     refinement = _by_policy(catalog, settings, refinement)
     if refinement.outcome == "promoted":
-        _check_champion(catalog, refinement)
+        _check_champion(catalog, refinement, proposed)
     return replace(refinement, looks=_look(catalog, refinement))
 
 
@@ -150,10 +151,10 @@ def conclude(catalog: Catalog, refinement: Refinement) -> None:
         catalog.promote(proposed.id, reason=refinement.reasons[0], expected=expected)
 
 
-def _check_champion(catalog: Catalog, refinement: Refinement) -> None:
+def _check_champion(catalog: Catalog, refinement: Refinement, proposed: PromptBundle) -> None:
     """Before anything is written; `Catalog.promote` has the last word."""
     champion = catalog.champion(refinement.product)
-    if champion is not None and champion.id != refinement.champion.id:
+    if champion is not None and champion.id not in (refinement.champion.id, proposed.id):
         raise BundleError(refinement.product, f"{champion.id} was promoted meanwhile; refine again")
 
 
@@ -194,17 +195,18 @@ def _by_policy(catalog: Catalog, settings: Settings, refinement: Refinement) -> 
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
-def report_folder(settings: Settings, refinement: Refinement) -> Path:
-    """Where the report of a refinement is written."""
-    name = re.sub(r"[^\w-]+", "-", refinement.product)
-    return settings.workspace / "refinements" / f"{name}-{refinement.evidence.hash}"
+def report_folder(settings: Settings, product: str, evidence: str, champion: str) -> Path:
+    """Where the report of a refinement is written: one for each product, hash of evidence and champion."""
+    name = re.sub(r"[^\w-]+", "-", product)
+    return settings.workspace / "refinements" / f"{name}-{evidence}-{champion}"
 
 
 def report_refinement(catalog: Catalog, store: CandidateStore, settings: Settings, refinement: Refinement) -> Path:
     """Write a refinement's report; returns the path of report.html."""
     reviewed = reviewed_product(catalog, refinement.product, store.method.ids)
     pictures = _Pictures(store, reviewed, refinement)
-    return write_refinement(refinement, pictures, store.method.models, report_folder(settings, refinement))
+    folder = report_folder(settings, refinement.product, refinement.evidence.hash, refinement.champion.id)
+    return write_refinement(refinement, pictures, store.method.models, folder)
 
 
 @dataclass

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore
 from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.evidence_store import Advance
-from integrations.refinery import RefineRequest, conclude, refine_product
+from integrations.refinery import RefineRequest, conclude, refine_product, settle
 from integrations.reviewed import ReviewedProduct, reviewed_product
 from integrations.settings import Settings
 from saa_core.masks import Rle, encode
@@ -34,8 +37,8 @@ BUNDLE = PromptBundle.from_content(
     {"product": PRODUCT, "language": {"specific": ["dark scratch", "bright spot"]}, "decision": {"threshold": 0.9}}
 )
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-COUNT = 40
-"""Plates of the whole product: 16 scratched ones and 24 good ones in 8 lots."""
+COUNT = 20
+"""Plates of the whole product: 8 scratched ones and 12 good ones in 4 lots; with --risk enough."""
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -116,11 +119,9 @@ class Plates:
 
     Attributes:
         settings: Of the workspace.
-        steps: What the progress said, newest last.
     """
 
     settings: Settings
-    steps: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.settings.catalog_url)
@@ -134,6 +135,12 @@ class Plates:
         """The workspace's candidates, with a count of model calls that begins at 0."""
         return CandidateStore(BlobStore(self.settings.blobs_url), build(), self.settings.max_pixels)
 
+    @classmethod
+    def again(cls, labelled: Labelled, workspace: Path, promotion: str = "guarded") -> Plates:
+        """A copy of a workspace."""
+        shutil.copytree(labelled.workspace, workspace)
+        return cls.at(workspace, promotion)
+
     def label(
         self,
         refs: Sequence[ImageRef],
@@ -145,9 +152,10 @@ class Plates:
         product: str = PRODUCT,
     ) -> None:
         """A finished run: candidates, maps and the catalog's rows, as `saa label` leaves them; no masks."""
-        context = self.store.context(refs)
-        levels = self.store.levels(refs, bundle, context)
-        found = [self.store.decide(ref, bundle, context, levels)[1] for ref in refs]
+        with threadpool_limits(1):
+            context = self.store.context(refs)
+            levels = self.store.levels(refs, bundle, context)
+            found = [self.store.decide(ref, bundle, context, levels)[1] for ref in refs]
         self.catalog.add_bundle(bundle, "library")
         self.catalog.begin_run(RunRecord(run, product, bundle.id, "batch", dict(models or self.store.method.ids), "0"))
         rows = [
@@ -168,4 +176,54 @@ class Plates:
         return refine_product(self.catalog, self.store, request, advance)
 
     def conclude(self, refinement: Refinement) -> Refinement:
-        return conclude(self.catalog, self.settings, refinement)
+        """Carry out what was found; returns what became of it."""
+        settled = settle(self.catalog, self.settings, refinement)
+        conclude(self.catalog, settled)
+        return settled
+
+    def blobs(self, kind: str) -> list[Path]:
+        """Files of the store."""
+        return [path for path in (self.settings.workspace / "blobs" / kind).rglob("*") if path.is_file()]
+
+    def copied(self, refs: Sequence[ImageRef], folder: Path, run: str = "run1") -> list[ImageRef]:
+        """The plates in a folder of the test's own, labelled there from what the store has."""
+        folder.mkdir()
+        moved = [replace(ref, uri=str(folder / ref.names[0])) for ref in refs]
+        for old, new in zip(refs, moved, strict=True):
+            Path(new.uri).write_bytes(Path(old.uri).read_bytes())
+        self.label(moved, run)
+        return moved
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A workspace in which all plates were labelled and none was reviewed, and the plates."""
+
+    workspace: Path
+    refs: list[ImageRef]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For arithmetic on small arrays, in which more threads only wait for each other."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Not to be changed: `Plates.again` copies it."""
+    folder = tmp_path_factory.mktemp("plates")
+    refs = photograph(folder / "photographs")
+    plates = Plates.at(folder / "w")
+    plates.label(refs)
+    plates.catalog.close()
+    return Labelled(folder / "w", refs)
+
+
+@pytest.fixture
+def plates(labelled: Labelled, tmp_path: Path) -> Iterator[Plates]:
+    """A copy of the labelled workspace."""
+    found = Plates.again(labelled, tmp_path / "w")
+    yield found
+    found.catalog.close()

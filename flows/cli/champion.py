@@ -230,11 +230,14 @@ def _drift_lines(drift: Mapping[str, Any]) -> Iterator[str]:
     if before < LEAST:
         yield f"drift: not watched, since {before} images were labelled before the promotion and {LEAST} are needed"
         return
-    newest = f"{lots} newest lots since the promotion" if lots != 1 else "1 lot since the promotion"
-    against = f"{before} images before it"
-    yield f"drift: {len(alarms) or 'no'} alarm{'' if len(alarms) == 1 else 's'} of the {newest} against {against}"
+    if not lots:
+        yield "drift: no lot was labelled since the promotion"
+        return
+    newest = f"{lots} lot{'' if lots == 1 else 's'} since the promotion"
+    alarmed = f"{len(alarms) or 'no'} alarm{'s' if len(alarms) > 1 else ''}"
+    yield f"drift: {alarmed} in {newest}, against {before} images before it"
     yield from (f"    {alarm['sentence']}" for alarm in alarms)
-    if lots and not drift["regions_compared"]:
+    if not drift["regions_compared"]:
         yield "    regions were not compared: too few earlier images were decided by it; `saa label` them again"
 
 

@@ -33,6 +33,10 @@ def refine(
         bool, typer.Option("--new-phrases", help="Also ask the models for phrases that the bundle does not have yet.")
     ] = False,
     pull: Annotated[bool, typer.Option("--pull", help="Pull the reviews from Label Studio first.")] = False,
+    push: Annotated[
+        bool,
+        typer.Option("--push", help="Label the latest run's images again with a promoted bundle, and push them."),
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +55,7 @@ def refine(
 
     request = RefineRequest(product=product, seed=seed, budget=budget, risk=risk, new_phrases=new_phrases)
     with progress():
-        found = start(request, Settings.load(workspace=workspace).workspace, collect=pull)
+        found = start(request, Settings.load(workspace=workspace).workspace, collect=pull, publish=push)
     unusable = found.refinement.evidence.unusable
     say_refused("left out", unusable)
     if as_json:
@@ -60,6 +64,8 @@ def refine(
         for line in lines(found.refinement):
             answer(line)
         answer(f"report: {found.report}")
+        if found.pushed is not None:
+            answer(f"run {found.run}: {found.pushed.sentence()}: {found.pushed.url}")
     if unusable:
         raise typer.Exit(Exit.PARTLY)
 
@@ -74,4 +80,6 @@ def as_dict(found: Refined) -> dict[str, Any]:
         "champion": refinement.champion.id,
         "proposed": proposed.id if proposed else None,
         "report": found.report,
+        "run": found.run,
+        "pushed": asdict(found.pushed) if found.pushed else None,
     }

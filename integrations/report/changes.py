@@ -14,6 +14,8 @@ _TITLES: Final = {
     "confidence.map": "How the anomaly map is made",
     "confidence.suppression": "Overlap from which a weaker region is dropped",
     "confidence.top_k": "Most regions of an image",
+    "decision.accept": "Confidence from which a region needs no review",
+    "decision.calibration": "Share of right regions by confidence",
     "decision.region_floor": "Least confidence of a region that is shown",
     "decision.score_floor": "Least score of a region that is considered",
     "decision.threshold": "Where the anomaly map is cut",

@@ -189,7 +189,7 @@ def trials(search: Searcher, chosen: Knobs, texts: Sequence[str], sources: Mappi
 
 def _why(step: Step, chosen: Knobs) -> str:
     if not math.isfinite(step.objective):
-        return "more false alarms on good images than the champion's"
+        return "more false alarms on good images than the champion's, or fewer regions of a label found"
     if not step.taken:
         return f"gains nothing ({step.gain:+.3f})"
     if step.gain <= 0:

@@ -40,7 +40,7 @@ class Gate:
     Attributes:
         defective: Least number of reviewed images with masks.
         good: Least number of images reviewed as good.
-        quantile: The quantile of the out-of-bag gains that has to be above 0.
+        quantile: The quantile of the out-of-bag gains that has to be above 0, as their mean has to be.
         alarms: How much the share of good images with a region may rise out of bag, in [0, 1].
     """
 
@@ -87,11 +87,13 @@ class Resampled:
         if not self.gains.size:
             return ("too few lots: no resample leaves out a defective image",)
         reasons = []
-        least = float(np.quantile(self.gains, gate.quantile))
+        least, mean = float(np.quantile(self.gains, gate.quantile)), float(self.gains.mean())
         if least <= _CERTAIN:
             reasons.append(
                 f"not certain enough: on images left out, {gate.quantile:.0%} of repetitions gain {least:+.3f} or less"
             )
+        elif mean <= _CERTAIN:
+            reasons.append(f"not better on average: {mean:+.3f} on images left out")
         if self.alarms.size and self.alarms.mean() > gate.alarms + _CERTAIN:
             reasons.append(f"more false alarms on good images: {self.alarms.mean():+.1%} on those left out")
         reasons += [

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from saa_core.confidence import confidence, set_floor
-from saa_core.language import GATE, GATE_SLOPE, WITNESSES
 from saa_core.prompts import PromptBundle
-from saa_core.refinement.evidence import CLOSE, FOUND, MATCH, Dense, ImageEvidence, Rows
+from saa_core.refinement.dense import curves, levels
+from saa_core.refinement.evidence import CLOSE, FOUND, MATCH, ImageEvidence, Rows
 from saa_core.refinement.knobs import Knobs, Stacked
 
 Floats = NDArray[np.float64]
@@ -29,10 +29,7 @@ HIT, ALARM, REGION_HIT, NEAR, SHOWN = range(5)
 LABELS = 5
 
 _THREADS = min(4, os.cpu_count() or 1)
-_CURVES = 300  # of dense maps of an image that are kept: many bundles differ in other numbers
-_FINE = 4096
-_CELLS = 2**18  # of dense maps at once: they stay in the cache
-_BATCH = 512  # bundles at once, for the same reason
+_BATCH = 512  # bundles at once: their columns stay in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,7 +250,7 @@ def _mapped(
             continue
         said, place = np.unique(knobs.said[mine], return_inverse=True)
         weights = np.where(image.says, knobs.weights[said], 0)
-        marked[mine], right[mine] = _curves(dense, weights)[place, _levels(dense, knobs, mine)].T
+        marked[mine], right[mine] = curves(dense, weights)[place, levels(dense, knobs.threshold[mine, 0])].T
     return marked, right
 
 
@@ -269,53 +266,3 @@ def _cut_atoms(
     marked, right = above @ image.atoms.sizes, above @ image.atoms.truth
     everywhere = knobs.threshold[:, 0].astype(np.float32) <= 0
     return np.where(everywhere, 1.0, marked), np.where(everywhere, image.truth, right)
-
-
-def _dense_maps(dense: Dense, weights: Floats) -> Iterator[NDArray[np.float32]]:
-    """The map of `language.fuse` where phrases have evidence, float32 (m,), for each row of the weights (U, P)."""
-    quiet, gate = 1 - dense.saliency, np.minimum(GATE + GATE_SLOPE * dense.saliency, np.float32(1))
-    size = max(1, _CELLS // max(1, quiet.size))
-    for start in range(0, len(weights), size):
-        some = weights[start : start + size].astype(np.float32)
-        joint = some @ dense.excess
-        joint /= np.maximum((some > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
-        np.minimum(joint, 1, out=joint)
-        joint *= gate
-        np.subtract(1, joint, out=joint)
-        joint **= WITNESSES
-        joint *= quiet
-        yield from np.subtract(1, joint, out=joint)
-
-
-def _levels(dense: Dense, knobs: Stacked, mine: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Which level each bundle cuts at; ValueError where this evidence has no such level."""
-    cuts = knobs.threshold[mine, 0]
-    found = np.minimum(np.searchsorted(dense.levels, cuts), dense.levels.size - 1)
-    if not np.array_equal(dense.levels[found], cuts):
-        raise ValueError(f"a dense map of this evidence is not cut at {np.setdiff1d(cuts, dense.levels)}")
-    return np.asarray(found, np.intp)
-
-
-def _curves(dense: Dense, weights: Floats) -> NDArray[np.float32]:
-    """Shares of the image at or above each level, all and the defective, float32 (U, levels, 2), by row of weights."""
-    if len(dense.curves) > _CURVES:
-        dense.curves.clear()
-    names = [row.tobytes() for row in weights]
-    new = {name: place for place, name in enumerate(names) if name not in dense.curves}
-    for name, values in zip(new, _dense_maps(dense, weights[list(new.values())]), strict=True):
-        dense.curves[name] = _curve(dense, values)
-    return np.stack([dense.curves[name] for name in names])
-
-
-def _curve(dense: Dense, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    levels = dense.levels.astype(np.float32)
-    # How many levels a value reaches: first by a table of fine steps, of which each holds few levels, then exactly.
-    table = np.searchsorted(levels, np.arange(_FINE + 1, dtype=np.float32) / _FINE, side="right")
-    reached = table[(values * np.float32(_FINE)).astype(np.intp)]
-    beyond = np.append(levels, np.float32(np.inf))
-    for _ in range(1 if np.diff(levels, prepend=0).min() > 1 / _FINE else 2):
-        reached += values >= beyond[reached]
-    sizes = np.bincount(reached, minlength=beyond.size) * dense.pixel
-    truth = np.bincount(reached[dense.defective], dense.truth, beyond.size)
-    above = np.stack([sizes, truth], axis=1)[::-1].cumsum(axis=0)[::-1]
-    return np.asarray(dense.quiet + above[1:], np.float32)

@@ -82,7 +82,7 @@ def _sweeps(
     raised = [scores * np.exp(own.gain * each.saliency[view]) for scores, each in zip(best, rows, strict=True)]
     shares = [each.areas / each.object_pixels for each in rows]
     return {
-        "threshold": tuple(LEVELS[1::4].tolist()) if bundle.confidence.map == "dense" else _scores_of_map(raised),
+        "threshold": tuple(LEVELS[1::4].tolist()) if bundle.confidence.map == "dense" else _cuts(raised, own.threshold),
         "region_floor": _points([score / (1 + score) for score in raised]),
         "score_floor": _points(best),
         "area_max": (*_points(shares)[1:], math.inf),  # 0 would leave nothing, and is no limit that a bundle has
@@ -97,12 +97,13 @@ def _sweeps(
 def _heard(scores: NDArray[np.float32], weights: Sequence[float]) -> Floats:
     """Eq. 7 without saliency, (n,); phrases that are silent so far, as if they spoke."""
     speaking = np.array([weight or 1.0 for weight in weights])
-    return np.minimum((scores * speaking).max(axis=1, initial=0), 1)
+    best = (scores.astype(np.float64) * speaking).max(axis=1, initial=0)
+    return np.asarray(np.minimum(best, 1), np.float64)
 
 
-def _scores_of_map(raised: Iterable[Floats]) -> tuple[float, ...]:
-    """Thresholds of Eq. 9, whose values are means of scores; a bundle cuts at 1 at most."""
-    return tuple(value for value in _points(raised) if value <= 1)
+def _cuts(raised: Iterable[Floats], own: float) -> tuple[float, ...]:
+    """Thresholds of Eq. 9, whose values are means of scores: at most 1, and above 0, which would mark whole images."""
+    return tuple(sorted({own, *(value for value in _points(raised) if 0 < value <= 1)}))
 
 
 def _points(values: Iterable[Floats]) -> tuple[float, ...]:

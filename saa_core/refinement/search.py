@@ -155,6 +155,8 @@ class Searcher:
             width: An option counts as the mean of itself and so many neighbours on either side: a plateau is a safer
                 place than a peak.
         """
+        if not options:
+            return best
         counts = yield [self.start, best, *options]
         values = self._values(counts)
         levels = _smoothed(values[1:], width)

@@ -183,9 +183,10 @@ def test_what_is_compared(promoted: Place) -> None:
 
 def test_a_lot_like_those_before_is_silent(promoted: Place) -> None:
     refs = promoted.photographs(lot="3")
-    promoted.label(refs)
+    run = promoted.label(refs)
     promoted.review(refs, lambda number: number % 10 > 0)
     assert promoted.alarms() == {}
+    assert notes(promoted.catalog, promoted.store, promoted.settings, run) == ()
 
 
 def test_each_way_to_drift_is_seen_in_its_own_lot(promoted: Place) -> None:
