@@ -32,7 +32,7 @@ from integrations.catalog import Catalog
 from integrations.formats.mvtec import MvtecClass, MvtecItem, read_mask, read_mvtec
 from integrations.intake import Intake
 from integrations.outputs import read_records
-from integrations.refinery import RefineRequest, conclude, current_bundle, refine_product
+from integrations.refinery import RefineRequest, conclude, current_bundle, refine_product, settle
 from integrations.settings import Settings
 from integrations.simulated_expert import SOURCE, SimulatedExpert, review_run
 from saa_core import library
@@ -100,7 +100,8 @@ class Bench:
             started = time.monotonic()
             asked = RefineRequest(product=product, seed=seed, risk=True, new_phrases=True)
             refinement = refine_product(catalog, store, asked, lambda *_: None)
-            refinement = conclude(catalog, settings, refinement)
+            refinement = settle(catalog, settings, refinement)
+            conclude(catalog, refinement)
             seconds = time.monotonic() - started
             refs = _refs(catalog, run)
             rest = [item for item in self.found.items if self._name(item) not in half]

@@ -119,7 +119,7 @@ def _refine(surface: str, settings: Settings) -> dict[str, Any]:
         earlier = catalog.refinements(surface)
     if earlier:
         known = earlier[-1]
-        report = report_folder(settings, surface, known.evidence, known.champion) / "report.html"
+        report = report_folder(settings, surface, known.evidence, known.champion, known.bundle) / "report.html"
         return _told(known.outcome, known.content["reasons"][0], known.bundle, str(report))
     found = refine(RefineRequest(product=surface, new_phrases=surface in _NEW_WORDS), settings.workspace)
     refinement = found.refinement

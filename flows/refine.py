@@ -70,7 +70,7 @@ def refine_flow(request: RefineRequest, workspace: str, collect: bool = False, p
     report = report_refinement(as_is(refinement), workspace)
     conclude_refinement(as_is(refinement), workspace)
     said = lines(refinement)
-    publish_lines(f"refine-{refinement.evidence.hash}", [*said, report])
+    publish_lines(Path(report).parent.name.lower().replace("_", "-"), [*said, report])
     refined = Refined(refinement, report)
     if publish and refinement.outcome == "promoted":
         refined = _published(refined, workspace)

@@ -39,6 +39,8 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
     with Catalog(settings.catalog_url) as catalog:
         run = run_id(request, images, settings.max_pixels)
         summary = finished_summary(request, settings, run, catalog)
+        if summary is not None:
+            catalog.use_again(run)
     if summary is None:
 
         def label() -> RunSummary:
@@ -99,11 +101,14 @@ def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, pu
         SaaError: As `publish`.
     """
     from integrations.label_studio.connection import connection
+    from integrations.label_studio.workspace import run_of
     from integrations.refinery import current_bundle
 
     settings = _settings_of(workspace)
     with Catalog(settings.catalog_url) as catalog:
         current_bundle(catalog, request.product)
+        if publish and "***" in (source := run_of(catalog, request.product, None).source):
+            raise StoreError(source, "holds a secret that was not kept: refine without --push, then label and push")
     if collect or publish:
         connection(settings)
 

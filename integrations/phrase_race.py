@@ -70,7 +70,13 @@ def race(
         if name != product.product
     }
     found = propose(
-        champion.texts, product.words, champion.language.object, product.product, siblings, library.all_bundles(), MOST
+        champion.texts,
+        product.words(seen),
+        champion.language.object,
+        product.product,
+        siblings,
+        library.all_bundles(),
+        MOST,
     )
     defective = [each.ref.key for each in product.images if each.ref.key in seen and each.review.masks]
     if not found or not defective:

@@ -15,7 +15,7 @@ from integrations.catalog import Catalog, RefinementRecord
 from integrations.evidence_store import Advance, EvidenceStore
 from integrations.phrase_race import Race, race
 from integrations.report.refinement import write_refinement
-from integrations.reviewed import Reviewed, ReviewedProduct, reviewed_product
+from integrations.reviewed import Reviewed, ReviewedProduct, lot_of, reviewed_product
 from integrations.settings import Settings
 from saa_core.errors import BundleError, StoreError
 from saa_core.masks import Rle
@@ -57,7 +57,7 @@ def refine_product(catalog: Catalog, store: CandidateStore, request: RefineReque
     product = request.product
     champion = current_bundle(catalog, product)
     reviewed = reviewed_product(catalog, product, store.method.ids)
-    held = catalog.assign_holdout(product, hold_out(product, catalog.holdout(product), reviewed.lots))
+    held = _held(catalog, reviewed)
     evidence = EvidenceStore(store, advance)
     sets = evidence.sets(reviewed, champion)
     lost, found = dict(evidence.unusable), Race(None, {}, ())
@@ -84,6 +84,20 @@ def refine_product(catalog: Catalog, store: CandidateStore, request: RefineReque
     refinement = refine(question, sets, held, reviewed.summary(lost), wider)
     advance("searching", 1, 1)
     return refinement if wider else replace(refinement, tried=(*refinement.tried, *found.dropped))
+
+
+def _held(catalog: Catalog, reviewed: ReviewedProduct) -> dict[str, bool]:
+    """Every lot, and whether it is held out. A lot of images that had none before is what these were: searched, if any
+    of them was.
+    """
+    product, known = reviewed.product, catalog.holdout(reviewed.product)
+    before: dict[str, list[bool]] = {}
+    for image in reviewed.images:
+        alone = known.get(lot_of(image.ref.key))
+        if alone is not None and image.lot not in known:
+            before.setdefault(image.lot, []).append(alone)
+    known = catalog.assign_holdout(product, {lot: all(each) for lot, each in before.items()})
+    return catalog.assign_holdout(product, hold_out(product, known, reviewed.lots))
 
 
 def _common(sets: Sequence[EvidenceSet], wider: Wider) -> tuple[tuple[EvidenceSet, ...], Wider]:
@@ -145,10 +159,12 @@ def conclude(catalog: Catalog, refinement: Refinement) -> None:
     if proposed is None or refinement.outcome == "kept":
         return
     catalog.add_bundle(proposed, "proposed")
-    catalog.record_refinement(RefinementRecord.of(refinement))
+    record = RefinementRecord.of(refinement)
     if refinement.outcome == "promoted":
         expected = refinement.champion.id if catalog.champion(refinement.product) else None
-        catalog.promote(proposed.id, reason=refinement.reasons[0], expected=expected)
+        catalog.promote(proposed.id, reason=refinement.reasons[0], expected=expected, refinement=record)
+    else:
+        catalog.record_refinement(record)
 
 
 def _check_champion(catalog: Catalog, refinement: Refinement, proposed: PromptBundle) -> None:
@@ -195,17 +211,19 @@ def _by_policy(catalog: Catalog, settings: Settings, refinement: Refinement) -> 
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
-def report_folder(settings: Settings, product: str, evidence: str, champion: str) -> Path:
-    """Where the report of a refinement is written: one for each product, hash of evidence and champion."""
-    name = re.sub(r"[^\w-]+", "-", product)
-    return settings.workspace / "refinements" / f"{name}-{evidence}-{champion}"
+def report_folder(settings: Settings, product: str, evidence: str, champion: str, proposed: str | None) -> Path:
+    """Where the report of a refinement is written: of this evidence, from this bundle to that."""
+    name = "-".join([re.sub(r"[^\w-]+", "-", product), evidence, champion[:8], (proposed or "none")[:8]])
+    return settings.workspace / "refinements" / name
 
 
 def report_refinement(catalog: Catalog, store: CandidateStore, settings: Settings, refinement: Refinement) -> Path:
     """Write a refinement's report; returns the path of report.html."""
     reviewed = reviewed_product(catalog, refinement.product, store.method.ids)
     pictures = _Pictures(store, reviewed, refinement)
-    folder = report_folder(settings, refinement.product, refinement.evidence.hash, refinement.champion.id)
+    proposed = refinement.proposed.id if refinement.proposed else None
+    evidence, champion = refinement.evidence.hash, refinement.champion.id
+    folder = report_folder(settings, refinement.product, evidence, champion, proposed)
     return write_refinement(refinement, pictures, store.method.models, folder)
 
 

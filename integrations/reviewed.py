@@ -40,7 +40,6 @@ class ReviewedProduct:
         undrawn: Images called defective on which nothing is drawn.
         unusable: (image, reason) of those that cannot be used.
         disputed: (image, reason) of those on which annotators differ; the newest review counts.
-        words: What experts wrote of regions and images, and the labels they gave, with their counts.
     """
 
     product: str
@@ -49,7 +48,6 @@ class ReviewedProduct:
     undrawn: int
     unusable: tuple[tuple[str, str], ...]
     disputed: tuple[tuple[str, str], ...]
-    words: Mapping[str, int]
 
     @cached_property
     def lots(self) -> dict[str, bool]:
@@ -58,6 +56,15 @@ class ReviewedProduct:
         for image in self.images:
             found[image.lot] = found.get(image.lot, False) or image.review.finding == "defective"
         return found
+
+    def words(self, keys: Collection[str]) -> dict[str, int]:
+        """What experts wrote of some images and their regions, and the labels they gave, with their counts."""
+        words: Counter[str] = Counter()
+        for review in (image.review for image in self.images if image.ref.key in keys):
+            kept = [region.reviewed for region in review.regions if region.reviewed is not None]
+            words.update(text for region in kept for text in (region.words, region.label) if text)
+            words.update([review.words] if review.words and review.masks else [])
+        return dict(words)
 
     @cached_property
     def hash(self) -> str:
@@ -88,6 +95,11 @@ class ReviewedProduct:
         )
 
 
+def lot_of(key: str) -> str:
+    """The lot of an image that has none: its own."""
+    return f"image {key[:16]}"
+
+
 def reviewed_product(catalog: Catalog, product: str, models: Mapping[str, str]) -> ReviewedProduct:
     """Join a product's reviews with the runs that its images were labelled in.
 
@@ -106,8 +118,7 @@ def reviewed_product(catalog: Catalog, product: str, models: Mapping[str, str]) 
     refs = {run: {ref.key: ref for ref in held} for run, held in sets.items()}
     # An image without a lot is one of its own: nothing says which others resemble it.
     images = [
-        Reviewed(drawn[key], refs[run][key], lots.get(key) or f"image {key[:16]}", run)
-        for key, run in sorted(runs.items())
+        Reviewed(drawn[key], refs[run][key], lots.get(key) or lot_of(key), run) for key, run in sorted(runs.items())
     ]
     unusable = [(names[key], _UNLABELLED) for key in drawn if key not in runs]
     unusable += [(names[key], _CONTRADICTORY) for key in contradictory - counted.keys()]
@@ -118,7 +129,6 @@ def reviewed_product(catalog: Catalog, product: str, models: Mapping[str, str]) 
         undrawn=len(counted) - len(drawn),
         unusable=tuple(sorted(unusable)),
         disputed=tuple(sorted((names[each.image], each.reason) for each in disagreements(reviews))),
-        words=_words(counted.values()),
     )
 
 
@@ -129,22 +139,18 @@ def _contradictory(reviews: Sequence[Review]) -> set[str]:
 
 
 def _runs(catalog: Catalog, product: str, keys: Sequence[str], models: Mapping[str, str]) -> dict[str, str]:
-    """For each image the newest finished run of these models."""
+    """For each image the largest finished run of these models, of equal ones the newest: one of an image by itself
+    would judge it without its set.
+    """
     found = catalog.runs_of(product, keys)
-    same = {run for each in found.values() for run in each if dict(catalog.run(run).models) == dict(models)}
-    chosen = {key: [run for run in each if run in same] for key, each in found.items()}
-    return {key: runs[0] for key, runs in chosen.items() if runs}
+    known = {run: catalog.run(run) for run in {run for each in found.values() for run in each}}
+    sizes = {
+        run: record.labelled + record.reused for run, record in known.items() if dict(record.models) == dict(models)
+    }
+    chosen = {key: [run for run in each if run in sizes] for key, each in found.items()}
+    return {key: max(runs, key=sizes.__getitem__) for key, runs in chosen.items() if runs}
 
 
 def _set(catalog: Catalog, run: str) -> tuple[ImageRef, ...]:
     rows = [row for row in catalog.images_of(run) if row.state != "quarantined" and row.key]
     return tuple(ImageRef(row.key or "", row.uri, row.names, row.lot) for row in rows)
-
-
-def _words(reviews: Collection[Review]) -> dict[str, int]:
-    words: Counter[str] = Counter()
-    for review in reviews:
-        kept = [region.reviewed for region in review.regions if region.reviewed is not None]
-        words.update(text for region in kept for text in (region.words, region.label) if text)
-        words.update([review.words] if review.words and review.masks else [])
-    return dict(words)

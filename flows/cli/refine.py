@@ -35,7 +35,7 @@ def refine(
     pull: Annotated[bool, typer.Option("--pull", help="Pull the reviews from Label Studio first.")] = False,
     push: Annotated[
         bool,
-        typer.Option("--push", help="Label the latest run's images again with a promoted bundle, and push them."),
+        typer.Option("--push", help="Label what the latest run was made of again with a promoted bundle, and push it."),
     ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -11,9 +11,10 @@ from typing import Final, cast
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from integrations.catalog.models import Bundle, PromotionRow
-from integrations.catalog.records import BundleState, Promoting, PromotionRecord, now
-from integrations.catalog.tables import Tables, by_prefix
+from integrations.catalog.models import Bundle, PromotionRow, RefinementRow
+from integrations.catalog.records import BundleState, Promoting, PromotionRecord, RefinementRecord, now
+from integrations.catalog.refinements import refinement_row
+from integrations.catalog.tables import Tables, by_prefix, insert
 from saa_core.errors import BundleError
 
 
@@ -30,7 +31,13 @@ class PromotionTables(Tables):
     """The part of a catalog that says which bundle is champion, and since when and why."""
 
     def promote(
-        self, bundle_id: str, *, reason: str, who: str | None = None, expected: str | Unset | None = UNSET
+        self,
+        bundle_id: str,
+        *,
+        reason: str,
+        who: str | None = None,
+        expected: str | Unset | None = UNSET,
+        refinement: RefinementRecord | None = None,
     ) -> PromotionRecord | None:
         """Make a bundle the champion of its product and retire the one before, both or neither.
 
@@ -40,6 +47,7 @@ class PromotionTables(Tables):
             who: Whose decision it is; None is the user of this process.
             expected: Id of the champion that the bundle was compared with, None if there was none. Not given, the
                 bundle takes the place of any.
+            refinement: Where the bundle comes from, to be noted with its promotion or not at all.
 
         Returns:
             What was noted; None if the bundle is the champion already.
@@ -54,6 +62,8 @@ class PromotionTables(Tables):
                 return None
             if expected not in (UNSET, champion):
                 raise BundleError(bundle.id, _overtaken(_moves(session, bundle.product), champion))
+            if refinement is not None:
+                insert(session, RefinementRow, [refinement_row(refinement)])
             return _move(session, "promote", bundle.product, champion, bundle.id, reason, who)
 
     def rollback(self, product: str, *, reason: str, who: str | None = None) -> PromotionRecord:

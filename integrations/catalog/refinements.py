@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from integrations.catalog.models import HoldoutRow, LookRow, RefinementRow
 from integrations.catalog.records import LookRecord, RefinementRecord, now
-from integrations.catalog.tables import Tables, insert
+from integrations.catalog.tables import Row, Tables, insert
 from saa_core.refinement.outcome import Outcome
 
 
@@ -25,7 +25,7 @@ class RefinementTables(Tables):
             StoreError: The bundle is not in the catalog.
         """
         with self._writing() as session:
-            insert(session, RefinementRow, [{**asdict(record), "content": dict(record.content)}])
+            insert(session, RefinementRow, [refinement_row(record)])
 
     def refinements(self, product: str) -> tuple[RefinementRecord, ...]:
         """All refinements of a product that proposed a bundle, oldest first."""
@@ -96,3 +96,8 @@ def _refinement(row: RefinementRow) -> RefinementRecord:
 
 def _look(row: LookRow) -> LookRecord:
     return LookRecord(row.number, row.product, row.evidence, row.champion, row.bundle, row.gain, row.at)
+
+
+def refinement_row(record: RefinementRecord) -> Row:
+    """The row of a record."""
+    return {**asdict(record), "content": dict(record.content)}

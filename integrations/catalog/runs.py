@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import cast
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, select, update
 
 from integrations.catalog.models import Bundle, Image, ImageName, Run, RunImageRow
 from integrations.catalog.records import ImageState, RunImage, RunRecord, RunState, now
@@ -77,6 +77,11 @@ class RunTables(Tables):
             run.regions, run.model_calls, run.seconds = regions, model_calls, seconds
             session.flush()
             return _run_record(run)
+
+    def use_again(self, run_id: str) -> None:
+        """Note that a finished run was asked for again: it is the latest of its product now."""
+        with self._writing() as session:
+            session.execute(update(Run).where(Run.id == run_id, Run.state == "done").values(finished=now()))
 
     def run(self, id_or_prefix: str) -> RunRecord:
         """A run by its id or the beginning of it.

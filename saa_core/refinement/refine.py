@@ -14,7 +14,7 @@ from saa_core.prompts import PromptBundle
 from saa_core.refinement import account
 from saa_core.refinement.acceptance import accepted
 from saa_core.refinement.guard import RISKY, STRICT, Gate, Resampled, resample
-from saa_core.refinement.judge import EvidenceSet, Judge
+from saa_core.refinement.judge import NEAR, SHOWN, EvidenceSet, Judge
 from saa_core.refinement.knobs import Knobs
 from saa_core.refinement.menu import Menu
 from saa_core.refinement.objective import Tally
@@ -220,20 +220,17 @@ class _Work:
             return "collect-more", "no-reviews: no image of this product has a review that counts"
         if not evidence.defective:
             return "collect-more", f"all-good: none of {evidence.good} reviewed images has a defect to find"
-        if self._missing():
-            more = " and ".join(f"{number} more {kind} images" for kind, number in self._missing().items())
+        missing = self._missing()
+        if missing:
+            more = " and ".join(f"{number} more {kind} image{'s' * (number > 1)}" for kind, number in missing.items())
             name = "too-few" if evidence.good else "no-good-images"
-            return "collect-more", f"{name}: {more} have to be reviewed"
+            return "collect-more", f"{name}: review {more}"
         if not contest.tally.truth[contest.searched].any():
             return "collect-more", "one-lot: all defective images are of one lot, or held out"
         return self._nothing_to_learn(contest)
 
     def _missing(self) -> dict[str, int]:
-        """What the gate asks for; who takes the risk may do without any good image."""
-        missing = self.question.gate.missing(self.summary.defective, self.summary.good)
-        if self.question.gate is RISKY and not self.summary.good:
-            missing.pop("good", None)
-        return missing
+        return self.question.gate.missing(self.summary.defective, self.summary.good)
 
     def _nothing_to_learn(self, contest: _Contest) -> tuple[Outcome, str] | None:
         scores = [image.rows.scores.ravel() for image in contest.judge.images if image.rows.scores.size]
@@ -241,8 +238,8 @@ class _Work:
             return "kept", "no-candidates: the models proposed no region on any reviewed image"
         if np.ptp(np.concatenate(scores)) == 0 and not any(image.dense for image in contest.judge.images):
             return "kept", "constant-scores: all candidates score alike, so no threshold can tell them apart"
-        figures = contest.figures(contest.start, contest.searched)
-        if figures.region_f1 == 1 and not figures.false_alarms:
+        counts, regions = contest.judge.counts([contest.start])[0], contest.tally.regions
+        if ((counts[:, NEAR] == regions) & (counts[:, SHOWN] == regions)).all():
             return "kept", "everything-accepted: experts found nothing to correct"
         return None
 
@@ -278,23 +275,41 @@ class _Work:
         change = (after.objective or 0) - (before.objective or 0)
         if change < (0 if held >= HELD_LEAST else -HELD_LOSS):
             return "proposed", [f"held-out-disagrees: {change:+.3f} on {held} defective images held out", sure]
-        unguarded = "no-good-images: nothing limits its false alarms, review good images soon"
-        return "promoted", [sure] if self.summary.good else [sure, unguarded]
+        quiet = int((contest.tally.good & ~contest.searched).sum())
+        rise = (after.false_alarms or 0) - (before.false_alarms or 0)
+        if rise > self.question.gate.alarms and round(rise * quiet) > 1:
+            return "proposed", [f"held-out-disagrees: {rise:+.0%} false alarms on {quiet} good images held out", sure]
+        return "promoted", [sure, *self._cautions(contest)]
+
+    def _cautions(self, contest: _Contest) -> list[str]:
+        """What the figures do not know."""
+        cautions = []
+        if self.summary.good < STRICT.good:
+            few = "no-good-images" if not self.summary.good else "few-good-images"
+            cautions.append(f"{few}: little limits its false alarms, review good images soon")
+        if contest is not self.contests[0]:
+            cautions.append("its new phrases were raced on all images that were searched: the gain flatters a little")
+        return cautions
 
     # ------------------------------------------------------------------------------------------------------ the account
 
     def _account(self, contest: _Contest, knobs: Knobs) -> dict[str, Any]:
-        question, menu = self.question, contest.menu
-        shared = contest.judge, contest.tally, menu, contest.weights
+        question = self.question
+        shared = contest.judge, contest.tally, contest.menu, contest.weights
         general = contest.figures(contest.chosen["general"], contest.searched)
         return {
             "configurations": sum(each.tried for each in self.contests),
-            "control": general if menu.agnostic and menu.specific else None,
+            "control": general if self._has_control(contest) else None,
             "phrases": account.phrase_rows(*shared, knobs, question.sources, question.unknown),
             "curves": account.curves(*shared, contest.start, knobs),
             "tried": tuple(trial for each in self.contests for trial in self._trials(each, knobs, contest))
             + self.dropped,
         }
+
+    def _has_control(self, contest: _Contest) -> bool:
+        """Whether general words alone were searched, beside specific ones."""
+        weights = contest.chosen["general"].weights
+        return bool(contest.menu.specific) and not any(weights[row] for row in contest.menu.specific)
 
     def _trials(self, contest: _Contest, knobs: Knobs, winner: _Contest) -> tuple[Trial, ...]:
         chosen = knobs if contest is winner else contest.start
@@ -313,6 +328,8 @@ class _Work:
         changes: tuple[ImageChange, ...] = ()
         if proposed is not None:
             changes = account.changes(contest.judge, contest.tally, contest.searched, contest.start, knobs)
+        if "held_after" not in said:  # nobody looked at these
+            changes = tuple(change for change in changes if not change.held_out)
         acceptance = account.acceptance(contest.judge, knobs, question.target)
         return Refinement(
             product=question.product,

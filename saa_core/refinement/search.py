@@ -87,8 +87,7 @@ class Searcher:
             return (yield from self._best(self.start, self._swept(self.start, "threshold"), _PLATEAU))
         best = self._silent(self.start) if self.scope == "general" else self.start
         best = yield from self._sweep(best)
-        if self.scope == "all" and self.menu.specific:
-            best = yield from self._choose_phrases(best)
+        best = yield from self._choose_phrases(best)
         best = yield from self._couple(best)
         best = yield from self._sweep(best)
         return (yield from self._simplify(best)) if self.scope == "all" else best
@@ -106,8 +105,11 @@ class Searcher:
         return best
 
     def _choose_phrases(self, best: Knobs) -> Search:
-        """Forward from the general phrases alone, then back; then the weights."""
-        current, left = self._silent(best), list(self.menu.specific)
+        """Forward from the general phrases that speak, then back; then the weights."""
+        rows = self._eligible()
+        if not rows:
+            return best
+        current, left = self._silent(best), list(rows)
         current = yield from self._best(current, shifted(current))
         while left:
             gained = yield from self._most(current, [self._spoken(current, row) for row in left])
@@ -115,7 +117,7 @@ class Searcher:
                 break
             place, current = gained
             left.pop(place)
-        for row in [row for row in self.menu.specific if current.weights[row]]:
+        for row in [row for row in rows if current.weights[row]]:
             dropped = current._replace(weights=_replaced(current.weights, row, 0.0))
             current = yield from self._best(current, shifted(dropped))
         best = yield from self._best(best, [current])
@@ -123,6 +125,11 @@ class Searcher:
             options = [best._replace(weights=_replaced(best.weights, row, weight)) for weight in _WEIGHTS]
             best = yield from self._best(best, [one for each in options for one in shifted(each)])
         return best
+
+    def _eligible(self) -> list[int]:
+        """Phrases to choose from: the specific ones, but for the control, and general ones that do not speak yet."""
+        mute = [row for row in self.menu.agnostic if not self.start.weights[row]]
+        return [*mute, *(self.menu.specific if self.scope == "all" else ())]
 
     def _couple(self, best: Knobs) -> Search:
         """Numbers that depend on one another, all at once."""

@@ -137,7 +137,7 @@ def test_only_some_images(desk: Desk) -> None:
 def test_sets_stand_in_an_order_of_their_own(small: tuple[Path, list[ImageRef]], tmp_path: Path) -> None:
     refs, found = small[1], []
     for number, runs in enumerate([("a", "b"), ("b", "a")]):
-        held = Plates.again(Labelled(*small), tmp_path / str(number))
+        held = Plates.at(tmp_path / str(number))
         for run, part in zip(runs, (refs[:3], refs[3:]), strict=True):
             held.label(part, run)
         held.catalog.add_reviews(perfect(refs))

@@ -95,7 +95,7 @@ def test_without_a_defect_that_the_search_may_see_nothing_runs(held: Plates) -> 
 
 def test_words_do_not_depend_on_the_order_of_reviews(held: Plates, raced: Race) -> None:
     product = held.reviewed()
-    turned = replace(product, images=product.images[::-1], words=dict(reversed(list(product.words.items()))))
+    turned = replace(product, images=product.images[::-1])
     assert run(held, turned).sources == raced.sources
 
 
@@ -104,8 +104,8 @@ def test_photographs_that_are_gone_stop_no_race(held: Plates, raced: Race, tmp_p
     away = {image.ref.key: str(tmp_path / "nowhere.png") for image in product.images if image.review.masks}
     images = tuple(replace(image, ref=moved(image.ref, away)) for image in product.images)
     sets = {run: tuple(moved(ref, away) for ref in refs) for run, refs in product.sets.items()}
-    words = {"deep furrow": 3}
-    found = run(held, replace(product, images=images, sets=sets, words=words))
+    images = tuple(replace(image, review=replace(image.review, words="deep furrow")) for image in images)
+    found = run(held, replace(product, images=images, sets=sets))
     assert found.wider is None
     assert any("deep furrow" in trial.what and "gains nothing" in trial.why for trial in found.dropped)
 

@@ -90,7 +90,7 @@ def test_the_report_is_there_and_shows_what_changed(judged: Plates, found: Refin
     assert found.changes
     assert all(change.name in page for change in found.changes)
     assert "data:image/jpeg" in page
-    assert report_folder(judged.settings, found.product, found.evidence.hash, found.champion.id).is_relative_to(
+    assert report_folder(judged.settings, found.product, found.evidence.hash, found.champion.id, None).is_relative_to(
         judged.settings.workspace / "refinements"
     )
 

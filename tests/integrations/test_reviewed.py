@@ -91,7 +91,7 @@ def test_a_review_finds_its_image_its_lot_and_the_set_it_was_labelled_in(catalog
 def test_nothing_reviewed(catalog: Catalog) -> None:
     label(catalog)
     product = joined(catalog)
-    assert (product.images, product.sets, product.words, product.unusable) == ((), {}, {}, ())
+    assert (product.images, product.sets, product.words([]), product.unusable) == ((), {}, {}, ())
 
 
 def test_an_image_without_a_lot_is_its_own(catalog: Catalog) -> None:
@@ -101,8 +101,8 @@ def test_an_image_without_a_lot_is_its_own(catalog: Catalog) -> None:
     assert set(joined(catalog).lots) == {f"image {ref.key[:16]}" for ref in refs}
 
 
-def test_the_newest_finished_run_of_the_same_models_counts(catalog: Catalog) -> None:
-    catalog_runs = {"b": IMAGES, "a": IMAGES[:2]}
+def test_the_largest_and_then_the_newest_run_of_the_same_models_counts(catalog: Catalog) -> None:
+    catalog_runs = {"b": IMAGES, "a": [*IMAGES[:2], *(image(number) for number in range(20, 24))], "c": IMAGES[2:3]}
     for run, refs in catalog_runs.items():
         label(catalog, refs, run)
     label(catalog, IMAGES, "other", models={**MODELS, "generator": "g2"})
@@ -112,7 +112,7 @@ def test_the_newest_finished_run_of_the_same_models_counts(catalog: Catalog) -> 
     assert {each.ref.names[0]: each.run for each in product.images} == {
         ref.names[0]: "a" if ref in IMAGES[:2] else "b" for ref in IMAGES
     }
-    assert {run: len(refs) for run, refs in product.sets.items()} == {"a": 2, "b": 6}
+    assert {run: len(refs) for run, refs in product.sets.items()} == {"a": 6, "b": 6}
 
 
 @pytest.mark.parametrize("how", ["other models", "not finished", "quarantined"])
@@ -188,7 +188,10 @@ def test_words_of_experts_are_counted(catalog: Catalog) -> None:
         replace(said(IMAGES[3]), words="fine"),
     ]
     catalog.add_reviews(reviews)
-    assert joined(catalog).words == {"scratch": 3, "deep scratch": 1, "dent": 1, "by the rim": 1}
+    product = joined(catalog)
+    everything = [ref.key for ref in IMAGES]
+    assert product.words(everything) == {"scratch": 3, "deep scratch": 1, "dent": 1, "by the rim": 1}
+    assert product.words(everything[1:]) == {"scratch": 2, "dent": 1, "by the rim": 1}
 
 
 def test_images_of_one_name_are_told_apart(catalog: Catalog) -> None:
