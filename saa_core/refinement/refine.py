@@ -224,7 +224,7 @@ class _Work:
         if missing:
             more = " and ".join(f"{number} more {kind} image{'s' * (number > 1)}" for kind, number in missing.items())
             name = "too-few" if evidence.good else "no-good-images"
-            return "collect-more", f"{name}: review {more}"
+            return "collect-more", f"{name}: {more} to review"
         if not contest.tally.truth[contest.searched].any():
             return "collect-more", "one-lot: all defective images are of one lot, or held out"
         return self._nothing_to_learn(contest)

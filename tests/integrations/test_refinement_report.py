@@ -3,7 +3,6 @@ import math
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -30,6 +29,7 @@ from saa_core.refinement.outcome import (
     Refinement,
     Trial,
 )
+from tests.pages import Elements
 
 EVIL = "\"'><script>document.title='owned'</script><img src=https://example.org/x.png>.png"
 MODELS = {"generator": "lexical-1", "refiner": "contour-1"}
@@ -112,30 +112,6 @@ def photograph(_):
 
 def page(path, refinement=PROMOTED, pictures=photograph, models=MODELS):
     return write_refinement(refinement, pictures, models, path).read_text("utf-8")
-
-
-class Elements(HTMLParser):
-    """Every start tag with its attributes, and the text of the page without styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words, self._inside = [], [], ""
-        self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        if self._inside not in ("style", "script"):
-            self.words.append(data)
-
-    def all(self, tag):
-        return [found for name, found in self.tags if name == tag]
 
 
 def read(path, *given, **named):

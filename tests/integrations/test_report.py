@@ -6,7 +6,6 @@ import subprocess
 import tracemalloc
 from dataclasses import replace
 from datetime import datetime
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from saa_core import masks
 from saa_core.errors import ImageError
 from saa_core.images import read_image
 from saa_core.types import Region
+from tests.pages import Elements
 
 EVIL = "\"'><script>document.title='owned'</script><img src=https://example.org/x.png>.png"
 
@@ -63,30 +63,6 @@ def sheet_of(entries, folder, **limit):
     with PIL.Image.open(write_contact_sheet(entries, folder / "sheet.png", **limit)) as sheet:
         assert sheet.format == "PNG"
         return np.asarray(sheet)
-
-
-class Elements(HTMLParser):
-    """Every start tag with its attributes, and the text of the page without styles and scripts."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words, self._inside = [], [], ""
-        self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        if self._inside not in ("style", "script"):
-            self.words.append(data)
-
-    def all(self, tag, **wanted):
-        return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
 
 
 # --------------------------------------------------------------------------------------------------- what the page says

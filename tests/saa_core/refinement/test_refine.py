@@ -243,10 +243,10 @@ def test_where_more_is_refused_the_cut_alone_may_pass() -> None:
     [
         ([], "collect-more", "no-reviews", {"defective": 8, "good": 20}),
         (clean(25), "collect-more", "all-good", {"defective": 8}),
-        ([*defective(3), *clean(30)], "collect-more", "too-few: review 5 more defective images", {"defective": 5}),
+        ([*defective(3), *clean(30)], "collect-more", "too-few: 5 more defective images to review", {"defective": 5}),
         ([*defective(3), *clean(5)], "collect-more", "too-few", {"defective": 5, "good": 15}),
-        (defective(10), "collect-more", "no-good-images: review 20 more good images", {"good": 20}),
-        ([*defective(7), *clean(20)], "collect-more", "too-few: review 1 more defective image", {"defective": 1}),
+        (defective(10), "collect-more", "no-good-images: 20 more good images to", {"good": 20}),
+        ([*defective(7), *clean(20)], "collect-more", "too-few: 1 more defective image to", {"defective": 1}),
         (defective(1), "collect-more", "no-good-images", {"defective": 7, "good": 20}),
         (clean(1), "collect-more", "all-good", {"defective": 8, "good": 19}),
         ([*defective(9, ()), *clean(20)], "kept", "no-candidates", {}),
