@@ -40,13 +40,15 @@ class Gate:
     Attributes:
         defective: Least number of reviewed images with masks.
         good: Least number of images reviewed as good.
-        quantile: The quantile of the out-of-bag gains that has to be above 0, as their mean has to be.
+        quantile: The quantile of the out-of-bag gains that has to be above `gain`, as their mean has to be above 0.
+        gain: A smaller one is not worth a new bundle.
         alarms: How much the share of good images with a region may rise out of bag, in [0, 1].
     """
 
     defective: int
     good: int
     quantile: float
+    gain: float
     alarms: float
 
     def missing(self, defective: int, good: int) -> dict[str, int]:
@@ -55,8 +57,8 @@ class Gate:
         return {kind: number for kind, number in short.items() if number > 0}
 
 
-STRICT = Gate(defective=8, good=20, quantile=0.2, alarms=0.05)
-RISKY = Gate(defective=4, good=0, quantile=0.4, alarms=0.1)
+STRICT = Gate(defective=8, good=20, quantile=0.2, gain=0.005, alarms=0.05)
+RISKY = Gate(defective=4, good=0, quantile=0.4, gain=0.0, alarms=0.1)
 """For a product's first bundle, when somebody asks for it: most promotions hold, some will not."""
 
 
@@ -88,7 +90,7 @@ class Resampled:
             return ("too few lots: no resample leaves out a defective image",)
         reasons = []
         least, mean = float(np.quantile(self.gains, gate.quantile)), float(self.gains.mean())
-        if least <= _CERTAIN:
+        if least <= gate.gain + _CERTAIN:
             reasons.append(
                 f"not certain enough: on images left out, {gate.quantile:.0%} of repetitions gain {least:+.3f} or less"
             )

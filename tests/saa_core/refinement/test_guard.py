@@ -243,4 +243,10 @@ def test_products_hold_out_different_lots() -> None:
 
 
 def test_a_gate_of_its_own_counts() -> None:
-    assert Gate(defective=1, good=0, quantile=0.5, alarms=0.0).missing(0, 0) == {"defective": 1}
+    assert Gate(defective=1, good=0, quantile=0.5, gain=0.0, alarms=0.0).missing(0, 0) == {"defective": 1}
+
+
+def test_a_gain_that_is_not_worth_a_new_bundle_is_none() -> None:
+    small = Resampled(np.full(50, STRICT.gain), np.zeros(0), {})
+    assert small.refusals(STRICT)[0].startswith("not certain enough")
+    assert Resampled(np.full(50, 2 * STRICT.gain), np.zeros(0), {}).refusals(STRICT) == ()
