@@ -33,6 +33,7 @@ Advance = Callable[[str, int, int], None]
 """Told of the progress: the step, how many are done, how many there are."""
 
 _STEP = "gathering evidence"
+_SAID = 16  # images between two words about the progress
 _VERSION = 1
 """Of what is kept; a change of `ImageEvidence` needs another."""
 
@@ -100,7 +101,8 @@ class EvidenceStore:
                     images.append(self._image(mine[ref.key], bundle, calm, context, neighbours))
                 else:
                     others.append(self._other(ref, bundle, context, neighbours))
-            self.advance(_STEP, number + 1, len(found))
+            if number % _SAID == _SAID - 1 or number + 1 == len(found):
+                self.advance(_STEP, number + 1, len(found))
         return EvidenceSet(tuple(images), tuple(others), neighbours)
 
     @contextmanager

@@ -21,7 +21,7 @@ from saa_core.errors import BundleError, StoreError
 from saa_core.masks import Rle
 from saa_core.prompts import PromptBundle
 from saa_core.refinement.effort import fit
-from saa_core.refinement.guard import hold_out
+from saa_core.refinement.guard import RISKY, STRICT, hold_out
 from saa_core.refinement.judge import EvidenceSet
 from saa_core.refinement.outcome import ImageChange, Refinement
 from saa_core.refinement.refine import Question, Wider, refine
@@ -61,7 +61,7 @@ def refine_product(catalog: Catalog, store: CandidateStore, request: RefineReque
     evidence = EvidenceStore(store, advance)
     sets = evidence.sets(reviewed, champion)
     lost, found = dict(evidence.unusable), Race(None, {}, ())
-    if request.new_phrases and sets:
+    if request.new_phrases and sets and not _too_few(catalog, reviewed, request):
         seen = {image.ref.key for image in reviewed.images if not held[image.lot]}
         found = race(catalog, evidence, reviewed, champion, seen, request.seed)
     wider = found.wider
@@ -84,6 +84,13 @@ def refine_product(catalog: Catalog, store: CandidateStore, request: RefineReque
     refinement = refine(question, sets, held, reviewed.summary(lost), wider)
     advance("searching", 1, 1)
     return refinement if wider else replace(refinement, tried=(*refinement.tried, *found.dropped))
+
+
+def _too_few(catalog: Catalog, reviewed: ReviewedProduct, request: RefineRequest) -> bool:
+    """Whether the gate will ask for more reviews anyway: then no model has to be asked."""
+    gate = RISKY if request.risk and not catalog.promotions(reviewed.product) else STRICT
+    summary = reviewed.summary({})
+    return bool(gate.missing(summary.defective, summary.good))
 
 
 def _held(catalog: Catalog, reviewed: ReviewedProduct) -> dict[str, bool]:

@@ -231,7 +231,7 @@ def _drift_lines(drift: Mapping[str, Any]) -> Iterator[str]:
         yield f"drift: not watched, since {before} images were labelled before the promotion and {LEAST} are needed"
         return
     if not lots:
-        yield "drift: no lot was labelled since the promotion"
+        yield "drift: no new photographs were labelled since the promotion"
         return
     newest = f"{lots} lot{'' if lots == 1 else 's'} since the promotion"
     alarmed = f"{len(alarms) or 'no'} alarm{'s' if len(alarms) > 1 else ''}"

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from integrations.catalog.models import Bundle
+from integrations.catalog.promotions import rolled_back_to
 from integrations.catalog.records import BundleRecord, BundleState, now
 from integrations.catalog.tables import Tables, by_prefix, insert
 from saa_core.errors import BundleError
@@ -62,6 +63,8 @@ class BundleTables(Tables):
         query = select(Bundle).where(Bundle.product == product, Bundle.state == "champion")
         with self._reading() as session:
             bundle = session.scalar(query)
+            if bundle is None and (before := rolled_back_to(session, product)) is not None:
+                bundle = session.get_one(Bundle, before)
             return _bundle_record(bundle).bundle if bundle else None
 
 

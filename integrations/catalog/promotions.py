@@ -69,6 +69,9 @@ class PromotionTables(Tables):
     def rollback(self, product: str, *, reason: str, who: str | None = None) -> PromotionRecord:
         """Go back to the champion before the present one; again, and it goes back one more.
 
+        Before the first champion there was the bundle that it was made from: that decides then, whatever product it
+        belongs to.
+
         Args:
             product: What is inspected.
             reason: Why, in words.
@@ -79,7 +82,7 @@ class PromotionTables(Tables):
         """
         with self._writing() as session:
             champion = _champion(session, product)
-            before = _before(_moves(session, product))
+            before = _before(_moves(session, product)) or _parent(session, champion)
             if champion is None or before is None:
                 first = f"{champion} is the first" if champion else "there was none yet"
                 raise BundleError(product, f"no earlier champion to go back to: {first}")
@@ -96,15 +99,29 @@ def _champion(session: Session, product: str) -> str | None:
     # SQLite lets one transaction write at a time. PostgreSQL locks these rows, and whoever waits for them reads the
     # states that the other left.
     query = select(Bundle.id, Bundle.state).where(Bundle.product == product).order_by(Bundle.id).with_for_update()
-    return next((found for found, state in session.execute(query).all() if state == "champion"), None)
+    champion = next((found for found, state in session.execute(query).all() if state == "champion"), None)
+    return champion or rolled_back_to(session, product)
+
+
+def rolled_back_to(session: Session, product: str) -> str | None:
+    """The bundle that the last move went back to; None if that was no rollback."""
+    query = select(PromotionRow).where(PromotionRow.product == product).order_by(PromotionRow.number.desc()).limit(1)
+    move = session.scalar(query)
+    return move.bundle if move is not None and move.kind == "rollback" else None
+
+
+def _parent(session: Session, bundle: str | None) -> str | None:
+    """The bundle that one was made from, if the catalog has it."""
+    row = None if bundle is None else session.get_one(Bundle, bundle)
+    return None if row is None or row.parent is None or session.get(Bundle, row.parent) is None else row.parent
 
 
 def _move(
     session: Session, kind: Promoting, product: str, previous: str | None, bundle: str, reason: str, who: str | None
 ) -> PromotionRecord:
     if previous is not None:
-        _put(session, previous, "retired")  # first: the database allows one champion
-    _put(session, bundle, "champion")
+        _put(session, product, previous, "retired")  # first: the database allows one champion
+    _put(session, product, bundle, "champion")
     row = PromotionRow(
         product=product, bundle=bundle, previous=previous, kind=kind, reason=reason, who=who or _user(), at=now()
     )
@@ -113,8 +130,9 @@ def _move(
     return _promotion(row)
 
 
-def _put(session: Session, bundle: str, state: BundleState) -> None:
-    session.execute(update(Bundle).where(Bundle.id == bundle).values(state=state))
+def _put(session: Session, product: str, bundle: str, state: BundleState) -> None:
+    """Of another product's bundle, such as the library's, the state stays."""
+    session.execute(update(Bundle).where(Bundle.id == bundle, Bundle.product == product).values(state=state))
 
 
 def _moves(session: Session, product: str) -> tuple[PromotionRecord, ...]:

@@ -109,7 +109,12 @@ class Row:
 
 _METRICS: Final = (
     ("objective", "Agreement with the experts", "mean of pixel F1 and region F1", "share"),
-    ("pixel_f1", "Pixel F1", "how well the marked pixels fit", "share"),
+    (
+        "pixel_f1",
+        "Map F1",
+        "how well the anomaly map fits where the bundle cuts it; masks come from the regions",
+        "share",
+    ),
     ("pixel_precision", "Pixel precision", "share of the marked pixels that are defect", "share"),
     ("pixel_recall", "Pixel recall", "share of the defects' pixels that are marked", "share"),
     ("region_f1", "Region F1", "how well the regions fit, one to one, IoU 0.5", "share"),

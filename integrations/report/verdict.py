@@ -195,8 +195,8 @@ def acceptance(found: Acceptance | None) -> str:
             f"of them are right, proved on {plural(found.regions, 'region')} of the random slice."
         )
     return (
-        f"Review everything: {plural(found.missing, 'more region')} of the random slice, all judged right, would be "
-        f"needed before any can be accepted unseen at {found.target:.0%} precision "
+        f"Review everything: before any region can be accepted unseen at {found.target:.0%} precision, "
+        f"{plural(found.missing, 'more region')} have to be judged right on images that experts got without masks "
         f"({found.correct} of {found.regions} were right so far)."
     )
 

@@ -224,10 +224,16 @@ class _Work:
         if missing:
             more = " and ".join(f"{number} more {kind} image{'s' * (number > 1)}" for kind, number in missing.items())
             name = "too-few" if evidence.good else "no-good-images"
-            return "collect-more", f"{name}: {more} to review"
+            return "collect-more", f"{name}: {more} to review{self._hint()}"
         if not contest.tally.truth[contest.searched].any():
             return "collect-more", "one-lot: all defective images are of one lot, or held out"
         return self._nothing_to_learn(contest)
+
+    def _hint(self) -> str:
+        """What of `risk` a person should know."""
+        if self.question.risk and not self.question.first:
+            return " (the looser gate of --risk is for a product's first bundle)"
+        return " (less is needed with --risk)" if self.question.first and not self.question.risk else ""
 
     def _missing(self) -> dict[str, int]:
         return self.question.gate.missing(self.summary.defective, self.summary.good)
@@ -279,11 +285,15 @@ class _Work:
         rise = (after.false_alarms or 0) - (before.false_alarms or 0)
         if rise > self.question.gate.alarms and round(rise * quiet) > 1:
             return "proposed", [f"held-out-disagrees: {rise:+.0%} false alarms on {quiet} good images held out", sure]
-        return "promoted", [sure, *self._cautions(contest)]
+        return "promoted", [sure, *self._cautions(contest, change, held)]
 
-    def _cautions(self, contest: _Contest) -> list[str]:
+    def _cautions(self, contest: _Contest, change: float, held: int) -> list[str]:
         """What the figures do not know."""
         cautions = []
+        if change < 0:
+            cautions.append(
+                f"the {held} defective images held out say otherwise ({change:+.3f}), but are too few to decide"
+            )
         if self.summary.good < STRICT.good:
             few = "no-good-images" if not self.summary.good else "few-good-images"
             cautions.append(f"{few}: little limits its false alarms, review good images soon")

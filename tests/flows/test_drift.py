@@ -61,7 +61,7 @@ def test_a_lot_that_has_drifted_is_told_by_the_run_and_by_audit(photographs: Pho
     assert (first["bundle"], first["notes"]) == (BUNDLE.id, [])
     saa(workspace, "promote", BUNDLE.id)
     lines, found = audit(workspace)
-    assert lines[1] == "drift: no lot was labelled since the promotion"
+    assert lines[1] == "drift: no new photographs were labelled since the promotion"
     assert found == {"images_before": LEAST + 2, "regions_compared": False, "lots": [], "alarms": []}
 
     calm = label(workspace, photographs(4, "calm", seed=1), "--lot", "2")

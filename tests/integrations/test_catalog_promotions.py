@@ -147,6 +147,7 @@ def test_nothing_to_roll_back(catalog: Catalog) -> None:
 @given(st.lists(st.sampled_from([A, B, C, D, None]), max_size=12))
 def test_any_promotions_and_rollbacks(steps: list[PromptBundle | None]) -> None:
     stack: list[str] = []
+    parents = {bundle.id: bundle.parent for bundle in (A, B, C, D)}
     with Catalog("sqlite://") as catalog:
         for bundle in (A, B, C, D):
             catalog.add_bundle(bundle)
@@ -154,8 +155,9 @@ def test_any_promotions_and_rollbacks(steps: list[PromptBundle | None]) -> None:
             if step is not None:
                 catalog.promote(step.id, reason="")
                 stack += [step.id] if [step.id] != stack[-1:] else []
-            elif len(stack) > 1:
-                stack.pop()
+            elif len(stack) > 1 or (stack and parents[stack[-1]] in parents):
+                last = stack.pop()
+                stack = stack or [str(parents[last])]
                 assert catalog.rollback("bottle", reason="").bundle == stack[-1]
             else:
                 with pytest.raises(BundleError):
@@ -263,3 +265,28 @@ def test_a_process_killed_while_it_promotes_leaves_the_champion_in_place(catalog
     assert states(catalog) == {**before, A.id: "retired", C.id: "champion"}
     assert [move.bundle for move in catalog.promotions("bottle")] == [A.id, C.id]
     assert catalog.promotions("bottle")[0] == first
+
+
+def test_a_rollback_of_the_first_champion_leads_to_what_it_was_made_from(tmp_path: Path) -> None:
+    """Which may be a bundle of the library, of another product: that decides then, and its own state stays."""
+    base = PromptBundle(product="generic")
+    first = base.changed(product="bottle", parent=base.id, decision={"threshold": 0.7})
+    with Catalog(f"sqlite:///{tmp_path / 'catalog.sqlite'}") as catalog:
+        catalog.add_bundle(base, "library")
+        catalog.add_bundle(first)
+        catalog.promote(first.id, reason="better", expected=None)
+        moved = catalog.rollback("bottle", reason="worse")
+        assert (moved.bundle, moved.previous) == (base.id, first.id)
+        champion = catalog.champion("bottle")
+        assert champion is not None
+        assert champion.id == base.id
+        assert catalog.champion("generic") is None
+        states = {record.bundle.id: record.state for record in catalog.bundles()}
+        assert states == {base.id: "library", first.id: "retired"}
+        with pytest.raises(BundleError, match="no earlier champion"):
+            catalog.rollback("bottle", reason="further")
+        catalog.promote(first.id, reason="after all", expected=base.id)
+        again = catalog.champion("bottle")
+        assert again is not None
+        assert again.id == first.id
+        assert catalog.rollback("bottle", reason="no").bundle == base.id

@@ -336,8 +336,8 @@ def test_phrases_are_sorted_by_what_they_add_and_stand_beside_the_control(tmp_pa
 def test_acceptance_effort_and_trials_are_told(tmp_path):
     text = read(tmp_path)
     for words in (
-        "Review everything: 28 more regions of the random slice, all judged right, would be needed",
-        "at 95% precision (31 of 31 were right so far)",
+        "28 more regions have to be judged right on images that experts got without masks",
+        "without masks (31 of 31 were right so far)",
         "0.500 87.5%",
         "42.0 s an image before, 33.4 s after (14 min 20 s less for 100 images; held-out images, costs assumed",
         "one to redraw 14.0 s",

@@ -416,7 +416,7 @@ held.conclude(held.refine(lambda step, done, total: end() if f"{step} {done}" ==
 """
 
 
-@pytest.mark.parametrize("where", ["gathering evidence 9", "promote"])
+@pytest.mark.parametrize("where", ["gathering evidence 16", "promote"])
 def test_killed_and_started_again_the_result_is_the_same(judged: Plates, found: Refinement, where: str) -> None:
     one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     command = [sys.executable, "-c", _KILLED, str(judged.settings.workspace), where]
