@@ -12,7 +12,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 STAMP := .venv/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | cut -d ' ' -f 1)
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo test setup check browser clean
+.PHONY: help demo test slow setup check browser clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile
@@ -20,8 +20,8 @@ help: ## list the targets
 demo: $(STAMP)-base ## the whole loop on a made product, about a minute after the first install
 	$(BIN)/saa demo
 
-test: check browser ## check, then the whole test suite with its coverage limits
-	$(BIN)/python -m pytest --cov --cov-report=
+test: check browser ## check, then the tests with their coverage limits; about 20 minutes
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=
 	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
 	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
 
@@ -39,6 +39,9 @@ browser:
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && exit 0; \
 	  fi; \
 	  echo "No browser found: the tests that need one will be skipped; install Chromium to run them." >&2
+
+slow: $(STAMP)-test browser ## the tests that take long: the demo, servers that are installed, started and killed
+	$(BIN)/python -m pytest -m slow
 
 setup: $(STAMP)-foundation ## install everything for development: extras foundation and test
 
