@@ -150,7 +150,7 @@ def _store(settings: Settings) -> CandidateStore:
 
 
 def _refs(catalog: Catalog, run: str) -> list[ImageRef]:
-    return [ImageRef(row.key or "", row.uri, row.names, row.lot) for row in catalog.images_of(run)]
+    return [row.ref for row in catalog.images_of(run)]
 
 
 def _row(name: str, refinement: Refinement, seconds: float) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def explain_image(
         SaaError: There is no such run, bundle or image, or the image could not be used.
     """
     record, rows, found = _find(image, product, run, catalog)
-    refs = [_ref(row) for row in rows if row.key and row.state != "quarantined"]
+    refs = [row.ref for row in rows if row.key and row.state != "quarantined"]
     ref = next(ref for ref in refs if ref.key == found)
     own = catalog.bundle(record.bundle)
     chosen = own if bundle is None else bundle_for_product(bundle, product, None, catalog)
@@ -144,10 +144,6 @@ def _unknown(image: str, rows: tuple[RunImage, ...], run: str) -> StoreError:
     near = difflib.get_close_matches(image, names, n=1, cutoff=0.0)
     meant = f", did you mean {near[0]}?" if near else ""
     return StoreError(image, f"run {run} has no image of this name, file or key{meant} --run names another run")
-
-
-def _ref(row: RunImage) -> ImageRef:
-    return ImageRef(row.key or "", row.uri, row.names, row.lot)
 
 
 # ----------------------------------------------------------------------------------------------------------- explaining

@@ -18,7 +18,7 @@ from saa_core.refinement.objective import Tally
 from saa_core.refinement.outcome import Trial
 from saa_core.refinement.phrases import Proposal, halve, propose
 from saa_core.refinement.refine import Wider
-from saa_core.refinement.search import shifted
+from saa_core.refinement.search import shifted, weighted
 
 MOST = 12
 """Phrases of each kind that enter the race."""
@@ -129,14 +129,10 @@ def _scores(
         return [0.0] * len(proposals)
     tally, own = Tally(judge.images, judge.labels), Knobs.of(bundle)
     rows = [bundle.texts.index(proposal.text) for proposal in proposals]
-    options = [shifted(own._replace(weights=_spoken(own.weights, row))) for row in rows]
+    options = [shifted(weighted(own, row, 1.0)) for row in rows]
     counts = judge.counts([*shifted(own), *(each for option in options for each in option)])
     values = np.nan_to_num(tally.objective(counts, np.ones(len(judge.images)))).reshape(1 + len(rows), -1).max(axis=1)
     return [float(value) for value in values[1:] - values[0]]
-
-
-def _spoken(weights: tuple[float, ...], row: int) -> tuple[float, ...]:
-    return (*weights[:row], 1.0, *weights[row + 1 :])
 
 
 def _dropped(proposal: Proposal, gain: float, images: int) -> Trial:

@@ -21,7 +21,7 @@ from saa_core.errors import BundleError, StoreError
 from saa_core.masks import Rle
 from saa_core.prompts import PromptBundle
 from saa_core.refinement.effort import fit
-from saa_core.refinement.guard import RISKY, STRICT, hold_out
+from saa_core.refinement.guard import gate_for, hold_out
 from saa_core.refinement.judge import EvidenceSet
 from saa_core.refinement.outcome import ImageChange, Refinement
 from saa_core.refinement.refine import Question, Wider, refine
@@ -88,7 +88,7 @@ def refine_product(catalog: Catalog, store: CandidateStore, request: RefineReque
 
 def _too_few(catalog: Catalog, reviewed: ReviewedProduct, request: RefineRequest) -> bool:
     """Whether the gate will ask for more reviews anyway: then no model has to be asked."""
-    gate = RISKY if request.risk and not catalog.promotions(reviewed.product) else STRICT
+    gate = gate_for(risk=request.risk, first=not catalog.promotions(reviewed.product))
     summary = reviewed.summary({})
     return bool(gate.missing(summary.defective, summary.good))
 

@@ -153,4 +153,4 @@ def _runs(catalog: Catalog, product: str, keys: Sequence[str], models: Mapping[s
 
 def _set(catalog: Catalog, run: str) -> tuple[ImageRef, ...]:
     rows = [row for row in catalog.images_of(run) if row.state != "quarantined" and row.key]
-    return tuple(ImageRef(row.key or "", row.uri, row.names, row.lot) for row in rows)
+    return tuple(row.ref for row in rows)

@@ -100,6 +100,11 @@ class RunImage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", self.names or (self.name,))
 
+    @property
+    def ref(self) -> ImageRef:
+        """The image itself; its key is empty when the bytes could not be read."""
+        return ImageRef(self.key or "", self.uri, self.names, self.lot)
+
     @classmethod
     def of(
         cls,

@@ -16,7 +16,7 @@ from saa_core.refinement.knobs import Knobs
 from saa_core.refinement.menu import Menu
 from saa_core.refinement.objective import Tally, f1
 from saa_core.refinement.outcome import Acceptance, Curve, ImageChange, PhraseRow, Trial
-from saa_core.refinement.search import Searcher, Step, moved
+from saa_core.refinement.search import Searcher, Step, moved, weighted
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def phrase_rows(
     """What each phrase is worth under a bundle, on the images that `weights` counts."""
     texts = judge.bundle.texts
     seen = [pair for pair, weight in zip(shown(judge, knobs), weights, strict=True) if weight]
-    silenced = [_silenced(knobs, row) for row in range(len(texts))]
+    silenced = [weighted(knobs, row, 0.0) for row in range(len(texts))]
     values = np.nan_to_num(tally.objective(judge.counts([knobs, *silenced]), weights))
     total = max(1, sum(len(image.labels) for image, _ in seen))
     return tuple(
@@ -93,11 +93,6 @@ def phrase_rows(
         )
         for row, text in enumerate(texts)
     )
-
-
-def _silenced(knobs: Knobs, row: int) -> Knobs:
-    weights = tuple(0.0 if place == row else weight for place, weight in enumerate(knobs.weights))
-    return knobs._replace(weights=weights)
 
 
 def _reached(seen: Sequence[tuple[ImageEvidence, tuple[Shown, ...]]], row: int, least: float) -> int:

@@ -62,6 +62,11 @@ RISKY = Gate(defective=4, good=0, quantile=0.4, gain=0.0, alarms=0.1)
 """For a product's first bundle, when somebody asks for it: most promotions hold, some will not."""
 
 
+def gate_for(*, risk: bool, first: bool) -> Gate:
+    """The gate that counts: the looser one only for a first bundle."""
+    return RISKY if risk and first else STRICT
+
+
 @dataclass(frozen=True, slots=True)
 class Resampled:
     """What the bootstrap says of a search.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from saa_core.prompts import PromptBundle
 from saa_core.refinement import account
 from saa_core.refinement.acceptance import accepted
-from saa_core.refinement.guard import RISKY, STRICT, Gate, Resampled, resample
+from saa_core.refinement.guard import RISKY, STRICT, Gate, Resampled, gate_for, resample
 from saa_core.refinement.judge import NEAR, SHOWN, EvidenceSet, Judge
 from saa_core.refinement.knobs import Knobs
 from saa_core.refinement.menu import Menu
@@ -62,7 +62,7 @@ class Question:
     @property
     def gate(self) -> Gate:
         """What a promotion needs."""
-        return RISKY if self.risk and self.first else STRICT
+        return gate_for(risk=self.risk, first=self.first)
 
 
 @dataclass(frozen=True, slots=True)

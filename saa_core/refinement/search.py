@@ -118,11 +118,11 @@ class Searcher:
             place, current = gained
             left.pop(place)
         for row in [row for row in rows if current.weights[row]]:
-            dropped = current._replace(weights=_replaced(current.weights, row, 0.0))
+            dropped = weighted(current, row, 0.0)
             current = yield from self._best(current, shifted(dropped))
         best = yield from self._best(best, [current])
         for row in [row for row, weight in enumerate(best.weights) if weight]:
-            options = [best._replace(weights=_replaced(best.weights, row, weight)) for weight in _WEIGHTS]
+            options = [weighted(best, row, weight) for weight in _WEIGHTS]
             best = yield from self._best(best, [one for each in options for one in shifted(each)])
         return best
 
@@ -239,7 +239,7 @@ class Searcher:
         return knobs._replace(weights=tuple(weights))
 
     def _spoken(self, knobs: Knobs, row: int) -> list[Knobs]:
-        return shifted(knobs._replace(weights=_replaced(knobs.weights, row, 1.0)))
+        return shifted(weighted(knobs, row, 1.0))
 
     def _reverted(self, knobs: Knobs) -> Iterator[Knobs]:
         for name in Knobs._fields:
@@ -257,6 +257,11 @@ class Searcher:
 def moved(knobs: Knobs, **numbers: Any) -> Knobs:
     """The same with numbers replaced, by name."""
     return knobs._replace(**numbers)
+
+
+def weighted(knobs: Knobs, row: int, weight: float) -> Knobs:
+    """The same with another weight of one phrase; 0 silences it."""
+    return knobs._replace(weights=_replaced(knobs.weights, row, weight))
 
 
 def shifted(knobs: Knobs) -> list[Knobs]:
