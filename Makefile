@@ -43,7 +43,7 @@ browser:
 slow: $(STAMP)-test browser ## the tests that take long: the demo, servers that are installed, started and killed
 	$(BIN)/python -m pytest -m slow
 
-setup: $(STAMP)-foundation ## install everything for development: extras foundation and test
+setup: $(STAMP)-test ## install everything for development, all extras
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov build dist saa-demo
@@ -61,13 +61,7 @@ $(STAMP)-base: | $(BIN)/python
 	@touch $@
 
 $(STAMP)-test: | $(BIN)/python
-	@echo "Installing into .venv with the extra test (once; minutes, not seconds) ..."
+	@echo "Installing into .venv with all extras (once; about 7 GB, minutes) ..."
 	@rm -f .venv/.installed-*
-	$(INSTALL) '.[test]'
+	$(INSTALL) '.[foundation,openvino,test]'
 	@touch $(STAMP)-base $@
-
-$(STAMP)-foundation: | $(BIN)/python
-	@echo "Installing into .venv with all extras (once; about 7 GB) ..."
-	@rm -f .venv/.installed-*
-	$(INSTALL) '.[foundation,test]'
-	@touch $(STAMP)-base $(STAMP)-test $@

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +20,12 @@ from integrations.label_studio.lifecycle import home_in, running
 from integrations.label_studio.push import remembered_project
 from integrations.label_studio.served import serves_images
 from integrations.settings import Settings
-from saa_core.errors import SaaError
+from integrations.weights import download
+from saa_core.checkpoints import Checkpoint, find, torch_hub_cache, verify
+from saa_core.errors import CheckpointError, SaaError
+from saa_core.models import ModelSetup, checkpoints_of
+from saa_core.runtime import choose
+from tasks.progress import advance
 
 State = Literal["ok", "absent", "broken"]
 
@@ -41,8 +47,13 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def checks(settings: Settings) -> list[Check]:
-    """Everything the main job needs, then what more could be installed."""
+def checks(settings: Settings, setup: ModelSetup) -> list[Check]:
+    """Everything the main job needs, then what more could be installed.
+
+    Args:
+        settings: Of the workspace.
+        setup: The foundation models whose files are looked for.
+    """
     return [
         Check("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} processors"),
         _attempt("weight-free models", _label_one, "install the pinned packages again: `make clean demo`"),
@@ -53,7 +64,10 @@ def checks(settings: Settings) -> list[Check]:
         _package("label studio client", ("label-studio-sdk",), "install the pinned packages again"),
         _label_studio(settings),
         _package("fiftyone", ("fiftyone",), "install the pinned packages again"),
-        _package("foundation models' packages", _FOUNDATION, "`make setup` installs them"),
+        _package("foundation models' packages", _FOUNDATION, "`pip install 'saa-labeling[foundation]'`"),
+        _package("openvino", ("openvino",), "`pip install 'saa-labeling[openvino]'`, for --runtime openvino"),
+        _device(setup),
+        *_weights(setup),
     ]
 
 
@@ -70,6 +84,46 @@ def _label_one() -> str:
     method = build()
     features = method.features(np.zeros((64, 64, 3), np.uint8))
     return f"{', '.join(method.models.values())} ran on a blank image, features {features.shape}"
+
+
+def _device(setup: ModelSetup) -> Check:
+    try:
+        return Check("device for networks", "ok", choose(setup.device).device)
+    except SaaError as error:
+        return Check("device for networks", "absent", str(error), "SAA_DEVICE or --device names another")
+
+
+def _weights(setup: ModelSetup) -> Iterator[Check]:
+    """A check for each file; its content is looked at, since half a download is worse than none."""
+    for checkpoint in checkpoints_of(setup):
+        name, size = f"weights: {checkpoint.label}", f"{(checkpoint.size or 0) / 1e6:.0f} MB"
+        try:
+            path = find(checkpoint, setup.weights)
+        except CheckpointError:
+            yield Check(name, "absent", f"{checkpoint.source}, {checkpoint.licence}, {size}", "`saa doctor --download`")
+            continue
+        yield _attempt(name, partial(_whole, checkpoint, path), "delete it, and get it again")
+
+
+def _whole(checkpoint: Checkpoint, path: Path) -> str:
+    return f"{path}, SHA-256 {verify(checkpoint, path)[:12]}..."
+
+
+def fetch(settings: Settings, setup: ModelSetup) -> list[Path]:
+    """Download the files of some models that are not on this machine; returns where they are now.
+
+    Raises:
+        SaaError: The setting `offline` forbids it, the source does not answer, or gives another file.
+    """
+    folder, found = setup.weights or torch_hub_cache(), []
+    for checkpoint in checkpoints_of(setup):
+        try:
+            path = find(checkpoint, setup.weights)
+            verify(checkpoint, path)
+        except CheckpointError:
+            path = download(checkpoint, folder, advance, offline=settings.offline)
+        found.append(path)
+    return found
 
 
 def _workspace(folder: Path) -> str:

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def evaluate(
         only: Names of classes; all when empty.
         bundle_for: The prompts of each class.
         store: Candidates and maps, kept for the next evaluation.
-        workers: Images side by side.
+        workers: Images side by side; one where networks use all processors themselves.
 
     Returns:
         `profile`, `bundles`: bundle ids by class, `classes`: figures by class, `mean`: their means over the classes
@@ -91,10 +92,11 @@ def evaluate(
     bundles = {found.name: bundle_for(found.name) for found in classes}
     figures: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
-    with one_thread_each():
+    with one_thread_each() if workers > 1 else nullcontext():
         for number, found in enumerate(classes):
             advance(found.name, number, len(classes))
-            figures[found.name] = _evaluate_class(found, bundles[found.name], store, workers, refused)
+            bundle = bundles[found.name]
+            figures[found.name] = _evaluate_class(found, bundle, store.at(bundle), workers, refused)
     advance("done", len(classes), len(classes))
     return {
         "profile": "+".join(sorted({bundle.profile for bundle in bundles.values()})),
@@ -115,7 +117,7 @@ def _evaluate_class(
             raise DatasetError(found.name, "no image of this class can be read")
         refs = [ref for _, ref in good]
         context = store.context(refs)
-        for _ in pool.map(lambda ref: store.candidates(ref, bundle.texts, context), refs):
+        for _ in pool.map(lambda ref: store.drawn(ref, bundle, context), refs):
             pass
         levels = store.levels(refs, bundle, context)
         results = pool.map(lambda pair: _judge(pair[0], store.decide(pair[1], bundle, context, levels)), good)

@@ -22,7 +22,7 @@ from saa_core.prompts import PromptBundle
 from saa_core.reviews import disagreements
 from saa_core.types import ImageRef
 from tasks.progress import advance
-from tasks.workbench import store_at
+from tasks.workbench import store_of
 
 _SHORTEST = 4
 """Fewest digits by which an image's key is known."""
@@ -71,7 +71,7 @@ def explain_image(
     ref = next(ref for ref in refs if ref.key == found)
     own = catalog.bundle(record.bundle)
     chosen = own if bundle is None else bundle_for_product(bundle, product, None, catalog)
-    explanation = _explain(ref, refs, chosen, store_at(str(settings.workspace)))
+    explanation = _explain(ref, refs, chosen, store_of(record, settings, chosen))
     reviews = catalog.reviews(product, [ref.key])
     notes = [f"annotators {', '.join(each.annotators)} disagree: {each.reason}" for each in disagreements(reviews)]
     if chosen.id == own.id and _differs(explanation, ref, settings.runs / record.id):
@@ -85,7 +85,7 @@ def draw(found: Explained, settings: Settings, out: Path) -> Path:
     Raises:
         SaaError: The photograph is gone or changed, or the file cannot be written.
     """
-    pixels = store_at(str(settings.workspace)).image(found.image)
+    pixels = store_of(found.run, settings, found.explanation.bundle).image(found.image)
     said = found.expert
     masks = [region.mask for region in said.regions if region.outcome != "rejected"] if said else []
     fitting = [mask for mask in masks if mask.size == pixels.shape[:2]]
@@ -153,15 +153,15 @@ def _explain(ref: ImageRef, refs: list[ImageRef], bundle: PromptBundle, store: C
     context = store.context(refs)
     _propose(refs, bundle, context, store)
     levels = store.levels(refs, bundle, context)
-    candidates, saliency = store.decidable(ref, bundle, context)
-    return explain(candidates, saliency, bundle, levels)
+    candidates = store.candidates(ref, bundle, context)  # all of them: an explanation leaves nothing out
+    return explain(candidates, store.saliency(ref, candidates, bundle.saliency, context), bundle, levels)
 
 
 def _propose(refs: list[ImageRef], bundle: PromptBundle, context: SetContext, store: CandidateStore) -> None:
     """Ask the models where the store has no answer: words that are new, or a store that was emptied."""
-    missing = [ref for ref in refs if not store.has_candidates(ref, bundle.texts, context)]
+    missing = [ref for ref in refs if not store.has_drawn(ref, bundle, context)]
     for done, ref in enumerate(missing, start=1):
-        store.candidates(ref, bundle.texts, context)
+        store.drawn(ref, bundle, context)
         advance("proposing regions", done, len(missing))
 
 

@@ -20,12 +20,14 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
-from flows.runtime import as_is, one_thread_each, result_of
+from flows.runtime import as_is, result_of, threads_for
+from integrations.candidate_store import drawn_by
 from integrations.catalog import Catalog, RunImage
 from integrations.image_sets import ImageSet
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
-from saa_core.models import build
+from saa_core.models import ModelSetup, build
+from saa_core.prompts import PromptBundle
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_levels
 from tasks.decide import DecidedBatch, decide_and_write
@@ -45,7 +47,7 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
     started = time.monotonic()
     settings = Settings.load(workspace=request.workspace)
     images = scan_images(request.source, request.limit, request.lot, request.workspace)
-    with Catalog(settings.catalog_url) as catalog, one_thread_each():
+    with Catalog(settings.catalog_url) as catalog, threads_for(request.setup):
         run = _Run(request, settings, images, catalog, run_id(request, images, settings.max_pixels))
         begin(catalog, request, run.id)
         summary = run.label(started)
@@ -55,12 +57,12 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
 
 
 def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
-    """Run the flow in this process, `workers` batches side by side.
+    """Run the flow in this process, `workers` batches side by side; networks use all processors for one at a time.
 
     Raises:
         SaaError: What the flow raised, or that Prefect's API does not answer.
     """
-    runner: Any = ThreadPoolTaskRunner(max_workers=workers)
+    runner: Any = ThreadPoolTaskRunner(max_workers=workers if request.setup.weight_free else 1)
     flow = label_flow.with_options(task_runner=runner)
     return cast(RunSummary, result_of(lambda: flow(request, return_state=True)))
 
@@ -87,11 +89,11 @@ class _Run:
         return self._finish(refs, started)
 
     def _judge(self, refs: list[ImageRef]) -> list[ImageRef]:
-        phrases = list(self.request.bundle.texts)
-        context, calls = fit_context(as_is(refs), self.request.workspace)
+        setup, bundle = as_is(self.request.setup), as_is(self.request.bundle)
+        context, calls = fit_context(as_is(refs), setup, bundle, self.request.workspace)
         self.calls += calls
-        refs = self._propose(refs, phrases, context)
-        calm, floor, calls = fit_levels(as_is(refs), as_is(self.request.bundle), context, self.request.workspace)
+        refs = self._propose(refs, context)
+        calm, floor, calls = fit_levels(as_is(refs), setup, bundle, context, self.request.workspace)
         self.calls += calls
         return self._decide(refs, context, (calm, floor))
 
@@ -103,17 +105,20 @@ class _Run:
         refs, _ = self._gather("looking at images", futures, refs)
         return refs
 
-    def _propose(self, refs: list[ImageRef], phrases: list[str], context: str) -> list[ImageRef]:
+    def _propose(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
+        asked = drawn_by(self.request.bundle, build(self.request.setup, self.request.bundle))
         futures = [
-            propose_candidates.submit(number, _keys(batch), as_is(batch), *self._method(), phrases, context)
+            propose_candidates.submit(number, _keys(batch), as_is(batch), *self._method(), asked, context)
             for number, batch in enumerate(self._batches(refs))
         ]
         refs, self.reused = self._gather("proposing regions", futures, refs)
         return refs
 
-    def _method(self) -> tuple[str, int, str]:
-        """What every task that looks at images is told: id of the models, largest image, workspace."""
-        return build(self.request.models).id, self.settings.max_pixels, self.request.workspace
+    def _method(self) -> tuple[str, int, str, ModelSetup, PromptBundle]:
+        """What every task that looks at images is told: id of the models, largest image, workspace, models, bundle."""
+        request = self.request
+        models = build(request.setup, request.bundle).id
+        return models, self.settings.max_pixels, request.workspace, as_is(request.setup), as_is(request.bundle)
 
     def _decide(self, refs: list[ImageRef], context: str, levels: tuple[list[float], float]) -> list[ImageRef]:
         written = self._written(refs)
@@ -136,6 +141,7 @@ class _Run:
             as_is(batch),
             [ref.key for ref in batch if ref.key in self.reused],
             as_is(self._names()),
+            as_is(self.request.setup),
             as_is(self.request.bundle),
             context,
             *levels,

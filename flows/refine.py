@@ -29,6 +29,7 @@ from tasks.collect import pull_label_studio
 from tasks.publish import push_label_studio
 from tasks.refine import conclude_refinement, report_refinement, search_bundle, settle_refinement
 from tasks.report import publish_lines
+from tasks.workbench import setup_of
 
 _STATES = {"promoted": "Promoted", "proposed": "Proposed", "kept": "Kept", "collect-more": "CollectMore"}
 
@@ -82,6 +83,7 @@ def _published(refined: Refined, workspace: str) -> Refined:
     settings, product = Settings.load(workspace=Path(workspace)), refined.refinement.product
     with Catalog(settings.catalog_url) as catalog:
         run, bundle = run_of(catalog, product, None), current_bundle(catalog, product)
-    request = LabelRequest(source=run.source, product=product, bundle=bundle, workspace=workspace)
+    setup = setup_of(run, settings)
+    request = LabelRequest(source=run.source, product=product, bundle=bundle, setup=setup, workspace=workspace)
     labelled = run_label_flow(request, settings.workers).run
     return replace(refined, run=labelled, pushed=push_label_studio(product, labelled, workspace))

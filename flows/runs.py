@@ -17,7 +17,7 @@ from integrations.outputs import read_run, verify
 from integrations.settings import Settings
 from integrations.urls import masked_url
 from saa_core import __version__
-from saa_core.models import ModelSet, build
+from saa_core.models import WEIGHT_FREE, ModelSetup, build
 from saa_core.prompts import PromptBundle
 
 SMALL_SET = "Fewer than 3 usable images: there is no set to compare with, so each image was its own context."
@@ -32,7 +32,7 @@ class LabelRequest(BaseModel):
         source: A folder, a glob, a list file or an fsspec URL.
         product: What the images show.
         bundle: The prompts.
-        models: Name of the set of models.
+        setup: The models.
         lot: Production lot of the images.
         limit: At most so many images.
         workspace: Folder of runs, catalog and candidates.
@@ -43,7 +43,7 @@ class LabelRequest(BaseModel):
     source: str
     product: str
     bundle: PromptBundle
-    models: ModelSet = "weight-free"
+    setup: ModelSetup = WEIGHT_FREE
     lot: str | None = None
     limit: int | None = None
     workspace: str
@@ -95,7 +95,7 @@ def run_id(request: LabelRequest, images: ImageSet, max_pixels: int) -> str:
         request.product,
         request.bundle.id,
         request.lot,
-        build(request.models).id,
+        build(request.setup, request.bundle).id,
         __version__,
         max_pixels,
         sorted((ref.key, list(ref.names)) for ref in images.refs),
@@ -113,7 +113,8 @@ def begin(catalog: Catalog, request: LabelRequest, run: str) -> None:
             product=request.product,
             bundle=request.bundle.id,
             profile=request.bundle.profile,
-            models=build(request.models).ids,
+            models=build(request.setup, request.bundle).ids,
+            setup=request.setup.model_dump(mode="json", exclude={"device", "weights"}),
             code=__version__,
             source=masked_url(request.source),
         )
@@ -143,7 +144,7 @@ def summarise(
         lot=request.lot,
         bundle=request.bundle.id,
         profile=request.bundle.profile,
-        models=build(request.models).models,
+        models=build(request.setup, request.bundle).models,
         images=ImageCounts(**{state: states[state] for state in ("labelled", "reused", "quarantined")}),
         model_calls=calls,
         regions=sum(row.regions for row in rows),

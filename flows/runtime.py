@@ -11,11 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from saa_core.errors import StoreError
+from saa_core.models import ModelSetup
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -116,6 +117,11 @@ def one_thread_each() -> Iterator[None]:
             yield
     finally:
         cv2.setNumThreads(before)
+
+
+def threads_for(setup: ModelSetup) -> AbstractContextManager[None]:
+    """The limit for work with some models: networks run one at a time and use all processors themselves."""
+    return one_thread_each() if setup.weight_free else nullcontext()
 
 
 def _start_server(port: int, log: Path) -> subprocess.Popen[bytes]:

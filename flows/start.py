@@ -128,10 +128,10 @@ def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushR
         SaaError: As `publish`.
     """
     from integrations.label_studio.workspace import push_run
-    from tasks.workbench import store_at
+    from tasks.workbench import descriptor_of
 
     settings = _settings_of(workspace)
-    return push_run(settings, product, run, store_at(str(workspace)).descriptor, advance, dry=True)
+    return push_run(settings, product, run, descriptor_of(settings, product, run), advance, dry=True)
 
 
 def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:

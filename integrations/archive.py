@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saa_core.errors import MaskError, StoreError
+from saa_core.generators.base import Proposals
 from saa_core.masks import Rle
 from saa_core.refinement.evidence import Atoms, Dense, ImageEvidence, Rows
 from saa_core.types import Candidates
@@ -47,8 +48,7 @@ def pack_candidates(candidates: Candidates) -> bytes:
         **_runs("masks", candidates.masks),
         **_runs("objects", candidates.objects),
     }
-    if candidates.evidence is not None:
-        arrays["evidence"] = candidates.evidence
+    arrays |= _known(evidence=candidates.evidence, peaks=candidates.peaks, pending=candidates.pending)
     return _pack("candidates", header, arrays)
 
 
@@ -78,9 +78,38 @@ def unpack_candidates(data: bytes, name: str) -> Candidates:
             object_boxes=arrays["object_boxes"],
             evidence=arrays.get("evidence"),
             unknown_words=tuple(header["unknown_words"]),
+            peaks=arrays.get("peaks"),
+            pending=arrays.get("pending"),
         )
     except (KeyError, ValueError, TypeError, MaskError) as error:
         raise StoreError(name, f"damaged candidates: {error}") from error
+
+
+def pack_proposals(found: Proposals) -> bytes:
+    """All of `found`, every array with its dtype."""
+    arrays = {"boxes": found.boxes, "scores": found.scores, "object_boxes": found.object_boxes}
+    arrays |= _known(evidence=found.evidence, peaks=found.peaks)
+    return _pack("proposals", {"unknown_words": found.unknown_words}, arrays)
+
+
+def unpack_proposals(data: bytes, name: str) -> Proposals:
+    """The inverse of `pack_proposals`; arguments and errors as for `unpack_candidates`."""
+    header, arrays = _unpack("proposals", data, name)
+    try:
+        return Proposals(
+            boxes=arrays["boxes"],
+            scores=arrays["scores"],
+            evidence=arrays.get("evidence"),
+            unknown_words=tuple(header["unknown_words"]),
+            peaks=arrays.get("peaks"),
+            object_boxes=arrays["object_boxes"],
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(name, f"damaged proposals: {error}") from error
+
+
+def _known(**arrays: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def pack_evidence(evidence: ImageEvidence) -> bytes:

@@ -27,7 +27,7 @@ from saa_core.prompts import PromptBundle
 from saa_core.refinement.evidence import ImageEvidence, Rows, Truth, gather, rows_of
 from saa_core.refinement.judge import EvidenceSet
 from saa_core.reviews import Review
-from saa_core.types import Candidates, FloatMap, ImageRef
+from saa_core.types import Candidates, FloatMap, ImageRef, Query
 
 Advance = Callable[[str, int, int], None]
 """Told of the progress: the step, how many are done, how many there are."""
@@ -53,7 +53,7 @@ class EvidenceStore:
     advance: Advance
     unusable: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _asked: set[tuple[str, ...]] = field(default_factory=set)
+    _asked: set[Query] = field(default_factory=set)
 
     def sets(
         self, product: ReviewedProduct, bundle: PromptBundle, only: Collection[str] | None = None
@@ -93,7 +93,7 @@ class EvidenceStore:
                 self._ask(ref, bundle, context)
                 found.append(ref)
         # Levels of a part of the set are no levels of the set, so they are not kept as such.
-        calm = self.store.calm(found, bundle.texts, context, keep=whole and len(found) == len(refs))
+        calm = self.store.calm(found, bundle, context, keep=whole and len(found) == len(refs))
         for number, ref in enumerate(found):
             with self._noting(ref, mine):
                 self._note_words(ref, bundle, context)
@@ -116,14 +116,14 @@ class EvidenceStore:
 
     def _ask(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> None:
         """Have an image's candidates in the store; only those that are not there need a model and the photograph."""
-        if not self.store.has_candidates(ref, bundle.texts, context):
-            self.store.candidates(ref, bundle.texts, context)
+        if not self.store.has_candidates(ref, bundle, context):
+            self.store.candidates(ref, bundle, context)
 
     def _note_words(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> None:
         """Ask one image what words its models could not use: all say the same."""
-        if bundle.texts not in self._asked:
-            self.unknown |= unknown_words(self.store.candidates(ref, bundle.texts, context))
-            self._asked.add(bundle.texts)
+        if bundle.query not in self._asked:
+            self.unknown |= unknown_words(self.store.candidates(ref, bundle, context))
+            self._asked.add(bundle.query)
 
     def _image(
         self,
@@ -139,7 +139,7 @@ class EvidenceStore:
         stored = self.store.blobs.get("evidence", key)
         if stored is not None:
             return unpack_evidence(stored, name)
-        candidates = self.store.candidates(image.ref, bundle.texts, context)
+        candidates = self.store.candidates(image.ref, bundle, context)
         truth = Truth(review.masks, tuple(_labels(review)))
         _check_sizes(candidates, truth, image)
         contexts = self._contexts(image.ref, candidates, bundle, context, neighbours)
@@ -152,7 +152,7 @@ class EvidenceStore:
         stored = self.store.blobs.get("rows", key)
         if stored is not None:
             return unpack_rows(stored, ref.names[0])
-        candidates = self.store.candidates(ref, bundle.texts, context)
+        candidates = self.store.candidates(ref, bundle, context)
         found = rows_of(candidates, self._contexts(ref, candidates, bundle, context, neighbours), bundle)
         self.store.blobs.put("rows", key, pack_rows(found))
         return found
@@ -175,8 +175,9 @@ class EvidenceStore:
         # What `gather` reads of the bundle; the other numbers are what a search moves.
         limits, salient = bundle.property, bundle.saliency
         read = [limits.measure, limits.objects, salient.source, salient.measure, bundle.confidence.map, *neighbours]
+        named = [bundle.language.score, bundle.language.object]
         parts = [_VERSION, __version__, ref.key, context.key, self.store.method.id, *bundle.texts]
-        return hashlib.sha256(json.dumps([parts, read, more]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([parts, read, named, more]).encode()).hexdigest()
 
 
 def neighbour_choices(bundle: PromptBundle) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from integrations.urls import masked_url
 from saa_core.errors import SettingsError
+from saa_core.runtime import DeviceName
 
 CATALOG_FILE = "catalog.sqlite"
 """The default catalog inside a workspace; a folder that holds it is known as one."""
@@ -65,6 +66,11 @@ class Settings(BaseSettings):
             what the masks make them overlook.
         promotion: What becomes of a bundle that passed the guard of `saa refine`: guarded promotes it, manual leaves it
             as proposed until somebody does.
+        weights_dir: Folder of the foundation models' checkpoints; the usual caches are looked into as well.
+        offline: Never open a connection for weights, whatever is missing.
+        device: Where networks run: auto takes an accelerator where there is one.
+        keep_embeddings: Whether SAM's embedding of each image stays, 2 MB of float16: new phrases then ask for masks
+            alone.
         services: Folder of the programs that `saa services` installs; about 1 GB for Label Studio.
     """
 
@@ -82,6 +88,10 @@ class Settings(BaseSettings):
     label_studio_files: Path | None = None
     unaided_share: float = Field(default=0.1, ge=0, le=1)
     promotion: Literal["guarded", "manual"] = "guarded"
+    weights_dir: Path | None = None
+    offline: bool = False
+    device: DeviceName = "auto"
+    keep_embeddings: bool = False
     services: Path = Field(default_factory=_default_services)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -7,6 +7,7 @@ SaaError
 ├── DatasetError  a folder, glob or list that holds no usable image set
 ├── StoreError    the workspace, its catalog or a stored file cannot be used
 ├── SettingsError a setting that is unknown or has a bad value
+├── CheckpointError  a file of weights that is absent, damaged, or not the one it should be
 ├── ReviewError   an expert's review that cannot be used; the others go on
 ├── ServiceError  a service that does not answer, refuses, or answers something else than agreed
 │   └── AnswerLostError  a write was sent and its answer never came: it may have been done or not
@@ -63,6 +64,10 @@ class StoreError(_NamedError):
 
 class SettingsError(_NamedError):
     """A setting that is unknown or has a bad value."""
+
+
+class CheckpointError(_NamedError):
+    """A file of weights that is absent, damaged, or not the one it should be."""
 
 
 class ReviewError(_NamedError):

@@ -17,7 +17,7 @@ from saa_core.language import peaks
 from saa_core.masks import Rle
 from saa_core.pipeline import decide, floor_of
 from saa_core.prompts import PromptBundle
-from saa_core.rules import Floats, Judgement, Rule, columns, judge, region_saliency
+from saa_core.rules import Floats, Judgement, Rule, columns, judge, proposed_scores, region_saliency
 from saa_core.types import AnomalyResult, Candidates, FloatMap, SetLevels
 
 Sign = Literal[">", ">=", "<", "<="]
@@ -274,7 +274,7 @@ def _candidate(
 
 
 def _phrases(candidates: Candidates, bundle: PromptBundle, scores: Floats, row: int) -> tuple[PhraseScore, ...]:
-    raw = candidates.scores[row, columns(candidates, bundle)].tolist()
+    raw = proposed_scores(candidates, bundle)[row, columns(candidates, bundle)].tolist()
     rows = zip(bundle.phrases, raw, scores.tolist(), strict=True)
     return tuple(
         PhraseScore(phrase.text, value, phrase.threshold, phrase.weight, score) for phrase, value, score in rows

@@ -91,6 +91,11 @@ class Rle:
 # ---------------------------------------------------------------------------------------------- pixels <-> run-lengths
 
 
+def empty(height: int, width: int) -> Rle:
+    """A mask without foreground."""
+    return Rle(height, width, np.array([height * width]))
+
+
 def encode(mask: Bools) -> Rle:
     """Run-lengths of a mask.
 

@@ -1,6 +1,6 @@
 """The method as two steps: `propose` calls the models, `decide` is arithmetic on what they proposed.
 
-    propose(image, phrases)       -> Candidates       Eq. 1-2, and Eq. 5 for the saliency map beside it
+    propose(image, query)         -> Candidates       Eq. 1-2, and Eq. 5 for the saliency map beside it
     decide(candidates, saliency)  -> AnomalyResult    Eq. 4 and 6-9; no model, microseconds to milliseconds
 
 A bundle that changes only numbers needs `decide` alone. Nothing of one image reaches the next, except through the
@@ -9,7 +9,7 @@ A bundle that changes only numbers needs `decide` alone. Nothing of one image re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,13 +17,15 @@ import numpy as np
 from saa_core import confidence, masks, saliency
 from saa_core.batch import BatchContext, dense_map, image_score
 from saa_core.features.base import FeatureExtractor
-from saa_core.generators.base import RegionGenerator
+from saa_core.generators.base import Proposals, RegionGenerator, Request, merge
 from saa_core.language import fuse
+from saa_core.lazy import complete
 from saa_core.masks import Rle
 from saa_core.prompts import PromptBundle, SaliencyPrompt
-from saa_core.refiners.base import RegionRefiner
+from saa_core.properties import may_be_objects
+from saa_core.refiners.base import Refined, RegionRefiner
 from saa_core.rules import Judgement, columns, judge, reason
-from saa_core.types import RGB, AnomalyResult, Candidates, FloatMap, Region, SetLevels
+from saa_core.types import RGB, AnomalyResult, Boxes, Candidates, FloatMap, Query, Region, SetLevels
 
 
 @dataclass(slots=True)
@@ -34,12 +36,14 @@ class SegmentAnyAnomaly:
         generator: Finds boxes for phrases (Eq. 1).
         refiner: Turns boxes into masks (Eq. 2).
         extractor: Gives the features of Eq. 5.
+        images_at_once: So many images are worth one call of the generator.
         calls: Model calls so far.
     """
 
     generator: RegionGenerator
     refiner: RegionRefiner
     extractor: FeatureExtractor
+    images_at_once: int = 1
     calls: int = field(default=0, init=False)
 
     @property
@@ -57,36 +61,103 @@ class SegmentAnyAnomaly:
         """The three ids as one."""
         return "+".join(self.ids.values())
 
+    @property
+    def reads_set(self) -> bool:
+        """Whether candidates depend on the other images of the set."""
+        return self.generator.reads_set or self.refiner.reads_set
+
+    def at(self, bundle: PromptBundle) -> SegmentAnyAnomaly:
+        """The method with features as a bundle wants them, with a call count of its own."""
+        extractor = self.extractor.at(bundle.saliency, bundle.property.objects)
+        return SegmentAnyAnomaly(self.generator, self.refiner, extractor, self.images_at_once)
+
     def features(self, image: RGB) -> FloatMap:
         """Features of an image, float32 (h, w, C)."""
         self.calls += 1
         return self.extractor(image)
 
-    def propose(self, key: str, image: RGB, phrases: Sequence[str], prior: FloatMap) -> Candidates:
-        """Eq. 1-2: every region that the models see, before any class threshold.
+    def ask(self, requests: Sequence[Request]) -> list[Proposals]:
+        """Eq. 1: boxes for each request, with scores; one call of the generator for each image."""
+        self.calls += len({id(request.image) for request in requests})
+        return self.generator(requests)
+
+    def embed(self, image: RGB) -> FloatMap | None:
+        """What the refiner works out once for an image."""
+        embedding = self.refiner.embed(image)
+        self.calls += embedding is not None
+        return embedding
+
+    def refine(self, image: RGB, boxes: Boxes, prior: FloatMap, embedding: FloatMap | None = None) -> Refined:
+        """Eq. 2: masks of boxes."""
+        self.calls += bool(len(boxes))
+        return self.refiner(image, boxes, prior, embedding)
+
+    def propose(self, key: str, image: RGB, query: Query, prior: FloatMap) -> Candidates:
+        """Eq. 1-2: every region that the models see, before any class threshold, and the inspected objects.
 
         Args:
             key: The image's key.
             image: uint8 (H, W, 3), RGB.
-            phrases: What to look for, P phrases.
+            query: What to look for.
             prior: float32 (h, w) in [0, 1], the set's saliency map; a generator that reads the image alone ignores it.
         """
-        self.calls += 2
-        height, width = image.shape[:2]
-        proposals = self.generator(image, phrases, prior)
-        refined = self.refiner(image, proposals.boxes, prior)
-        return Candidates(
-            image=key,
-            height=height,
-            width=width,
-            phrases=tuple(phrases),
-            boxes=proposals.boxes,
-            scores=proposals.scores,
-            masks=refined.masks,
-            quality=refined.quality,
-            evidence=proposals.evidence,
-            unknown_words=proposals.unknown_words,
-        )
+        parts = self.generator.parts(query)
+        found = merge(query, parts, self.ask([Request(image, part, prior) for part in parts]))
+        undrawn = without_masks(key, (image.shape[0], image.shape[1]), query.phrases, found)
+        embedding = self.embed(image) if len(found.boxes) + len(found.object_boxes) else None
+
+        def refine(boxes: Boxes) -> Refined:
+            return self.refine(image, boxes, prior, embedding)
+
+        return complete(with_objects(undrawn, refine, query.objects), refine)
+
+
+def without_masks(key: str, size: tuple[int, int], phrases: Sequence[str], found: Proposals) -> Candidates:
+    """Candidates before Eq. 2: every box is pending.
+
+    Args:
+        key: The image's key.
+        size: (H, W) of the image.
+        phrases: The P phrases that were asked for.
+        found: What the generator found.
+    """
+    count, nothing = len(found.boxes), masks.empty(*size)
+    return Candidates(
+        image=key,
+        height=size[0],
+        width=size[1],
+        phrases=tuple(phrases),
+        boxes=found.boxes,
+        scores=found.scores,
+        masks=(nothing,) * count,
+        quality=np.zeros(count, np.float32),
+        object_boxes=found.object_boxes,
+        evidence=found.evidence,
+        unknown_words=found.unknown_words,
+        peaks=found.peaks,
+        pending=np.ones(count, np.bool_),
+    )
+
+
+def with_objects(candidates: Candidates, refine: Callable[[Boxes], Refined], objects: int) -> Candidates:
+    """The candidates with masks of the objects that were found by name.
+
+    Args:
+        candidates: With the boxes that the object's name got.
+        refine: Gives masks of boxes (Eq. 2).
+        objects: How many objects an image shows; a box too large for one of them is none, nor is one without pixels.
+    """
+    boxes = candidates.object_boxes
+    plausible = may_be_objects(boxes, candidates.height * candidates.width, objects)
+    if not plausible.any():
+        return candidates
+    found = refine(boxes[plausible]).masks
+    return replace(candidates, objects=tuple(mask for mask in found if mask.area))
+
+
+def needs_objects(bundle: PromptBundle) -> bool:
+    """Whether a decision looks at masks of the inspected objects, and not only at their boxes."""
+    return bundle.property.measure == "mask" or bundle.property.location > 0 or bundle.saliency.source == "object"
 
 
 def prior_map(key: str, image: RGB, features: FloatMap, context: BatchContext) -> FloatMap:

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from saa_core.errors import BundleError
+from saa_core.types import Query
 
 Profile = Literal["batch", "paper", "reference"]
 Prompt = Literal["language", "property", "saliency", "confidence"]
@@ -66,12 +67,22 @@ class Phrase(_Strict):
 
 
 class LanguagePrompt(_Strict):
-    """P^L: class-agnostic phrases T_a, class-specific phrases T_s, and the name of the inspected object."""
+    """P^L: class-agnostic phrases T_a, class-specific phrases T_s, and the name of the inspected object.
+
+    Attributes:
+        agnostic: T_a.
+        specific: T_s.
+        object: Name of the inspected object.
+        background: Words that mean the product itself: a box that a detector describes with them is no defect.
+        score: What a box of a text-prompted detector scores: its best `phrase`, or its best `slot`, the highest of all
+            tokens of its caption, separators included, as in the released program.
+    """
 
     agnostic: tuple[Phrase, ...] = (Phrase(text="anomaly"), Phrase(text="defect"))
     specific: tuple[Phrase, ...] = ()
     object: str | None = None
     background: str | None = None
+    score: Literal["phrase", "slot"] = "phrase"
 
 
 class PropertyPrompt(_Strict):
@@ -103,12 +114,25 @@ class SaliencyPrompt(_Strict):
         gain: g in exp(g * saliency of the region); 0 switches the prompt off.
         measure: A region's saliency: the `mean` inside it, as printed, or its `contrast`, the mean inside less the mean
             around, which of nested candidates prefers the one that fits.
+        input: Side in pixels that a CNN sees the image at; None is 256, or 1024 where an image shows several objects,
+            as in the released program. Features without weights have a size of their own.
+        stages: Stages of a CNN whose features are joined, counted from 1 (a quarter of the input's side); None is
+            1 to 3, as in the paper.
     """
 
     source: SaliencySource = "batch"
     neighbours: int = Field(default=400, ge=1)
     gain: float = Field(default=1.0, ge=0.0, le=20.0)
     measure: Literal["mean", "contrast"] = "mean"
+    input: int | None = Field(default=None, ge=32, le=2048)
+    stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] | None = Field(default=None, min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _once_each(cls, stages: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if stages is not None and list(stages) != sorted(set(stages)):
+            raise ValueError("name each stage once, from the finest on")
+        return stages
 
 
 class ConfidencePrompt(_Strict):
@@ -206,6 +230,14 @@ class PromptBundle(_Strict):
         """The words of `phrases`."""
         return tuple(phrase.text for phrase in self.phrases)
 
+    @cached_property
+    def query(self) -> Query:
+        """What the models are asked for."""
+        captions = tuple(phrase.caption for phrase in self.phrases)
+        shared = captions if any(number is not None for number in captions) else ()
+        language = self.language
+        return Query(self.texts, shared, language.object, language.background, self.property.objects)
+
     def canonical(self) -> str:
         """The content as JSON: keys sorted, no white space, what a profile sets written out, other defaults left out.
 
@@ -266,6 +298,7 @@ class PromptBundle(_Strict):
         if profile == self.profile:
             return self
         settings = _settings(profile, self.language.object or self.product, self.property.objects)
+        settings["language"] = {"score": "phrase"} | settings["language"]
         return self.changed(profile=profile, **settings)
 
     def without(self, *prompts: Prompt) -> Self:
@@ -317,7 +350,8 @@ def _settings(profile: str, name: object, objects: object) -> dict[str, dict[str
         return settings | {"language": {"agnostic": LanguagePrompt().agnostic}}
     source = "object" if isinstance(objects, int) and objects > 1 else "image-farthest"
     captions = [f"{noun} on {name}" for noun in ("defect", "damage", "flaw")]
-    return settings | {"language": {"agnostic": captions}, "saliency": settings["saliency"] | {"source": source}}
+    language: dict[str, object] = {"agnostic": captions, "score": "slot"}
+    return settings | {"language": language, "saliency": settings["saliency"] | {"source": source}}
 
 
 def _filled(content: Mapping[str, Any]) -> dict[str, Any]:

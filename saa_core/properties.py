@@ -26,9 +26,14 @@ def object_area(boxes: Boxes, image_area: float, objects: int) -> float:
     Returns:
         Square pixels; the whole image where no box qualifies.
     """
-    areas = box_area(boxes)
-    kept = areas[(areas > 0) & (areas * objects < image_area)]
+    kept = box_area(boxes)[may_be_objects(boxes, image_area, objects)]
     return float(kept.max()) if kept.size else float(image_area)
+
+
+def may_be_objects(boxes: Boxes, image_area: float, objects: int) -> BoolMask:
+    """Which boxes, float32 (m, 4), can hold one of `objects` objects: those that cover less than its share, (m,)."""
+    areas = box_area(boxes)
+    return (areas > 0) & (areas * objects < image_area)
 
 
 def passes(

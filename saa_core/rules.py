@@ -4,7 +4,7 @@
     property        Eq. 4: the area is within its limits, and enough of it lies on the object
     suppression     Eq. 6-7 give scores; no better region that stays covers more than its share
     region floor    the confidence reaches the floor
-    top K           Eq. 8
+    top K           Eq. 8; a box that no mask was made of, since it cannot get there, falls here too
 
 A candidate meets a rule when it passed those before. `decide` and `explain` both ask `judge`.
 """
@@ -80,7 +80,8 @@ def judge(candidates: Candidates, context: FloatMap, bundle: PromptBundle, floor
     on_object = share_on_object(candidates)
     speaks = (best >= bundle.decision.score_floor) & (best > 0)
     fits = properties.passes(area, on_object, object_pixels, bundle.property)
-    rows = np.flatnonzero(speaks & fits.all(axis=1))
+    drawn = np.ones(len(candidates), np.bool_) if candidates.pending is None else ~candidates.pending
+    rows = np.flatnonzero(speaks & drawn & fits.all(axis=1))
     found = [candidates.masks[row] for row in rows]
     salient = region_saliency(found, context, (candidates.height, candidates.width), bundle)
     scores = saliency.rescore(best[rows], saliency.saliency_prompt(salient, bundle.saliency.gain))
@@ -88,7 +89,8 @@ def judge(candidates: Candidates, context: FloatMap, bundle: PromptBundle, floor
     doubled = confidence.suppressors(found, scores, bundle.confidence.suppression)
     chosen, fallen = _choose(doubled, scores, sure, floor, bundle.confidence.top_k)
     removed: dict[int, Rule] = dict.fromkeys(np.flatnonzero(~speaks).tolist(), "score floor")
-    removed |= dict.fromkeys(np.flatnonzero(speaks & ~fits.all(axis=1)).tolist(), "property")
+    removed |= dict.fromkeys(np.flatnonzero(speaks & drawn & ~fits.all(axis=1)).tolist(), "property")
+    removed |= dict.fromkeys(np.flatnonzero(speaks & ~drawn).tolist(), "top K")
     removed |= {int(rows[place]): rule for place, rule in fallen.items()}
     rivals = {int(rows[place]): int(rows[doubled[place]]) for place in np.flatnonzero(doubled >= 0)}
     return Judgement(
@@ -123,6 +125,8 @@ def reason(judgement: Judgement, row: int, bundle: PromptBundle, floor: float) -
         case "region floor":
             sure = judgement.confidences[np.searchsorted(judgement.rows, row)]
             return f"confidence {sure:.3f} under {floor:g}"
+        case "top K" if row not in judgement.rows:
+            return "Eq. 8: no mask was made, since its score cannot reach those that are shown"
         case "top K":
             return f"Eq. 8: not among the {bundle.confidence.top_k} best"
 
@@ -149,11 +153,23 @@ def phrase_scores(candidates: Candidates, bundle: PromptBundle) -> Floats:
     Raises:
         ValueError: As in `judge`.
     """
-    scores = candidates.scores[:, columns(candidates, bundle)].astype(np.float64)
+    scores = proposed_scores(candidates, bundle)[:, columns(candidates, bundle)].astype(np.float64)
     weights = np.array([phrase.weight for phrase in bundle.phrases])
     thresholds = np.array([phrase.threshold for phrase in bundle.phrases])
     weighted: Floats = np.minimum(np.where(scores >= thresholds, scores * weights, 0.0), 1.0)
     return weighted
+
+
+def proposed_scores(candidates: Candidates, bundle: PromptBundle) -> NDArray[np.float32]:
+    """Scores of the candidates' own phrases, float32 (n, P), before threshold and weight.
+
+    Where the bundle scores boxes by the best slot of their captions, a box's best phrase has that score.
+    """
+    if bundle.language.score == "phrase" or candidates.peaks is None or not candidates.scores.size:
+        return candidates.scores
+    scores = candidates.scores.copy()
+    scores[np.arange(len(scores)), scores.argmax(axis=1)] = candidates.peaks
+    return scores
 
 
 def columns(candidates: Candidates, bundle: PromptBundle) -> list[int]:

@@ -37,6 +37,34 @@ class ImageRef:
     lot: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the models are asked to find in an image.
+
+    Attributes:
+        phrases: P phrases, each once.
+        captions: For each phrase the number of the caption that it shares with others; None is one of its own. Empty
+            where every phrase has its own.
+        object: Name of the inspected object.
+        background: Words that mean the product itself: a box that says them is no defect.
+        objects: How many objects an image shows.
+    """
+
+    phrases: tuple[str, ...]
+    captions: tuple[int | None, ...] = ()
+    object: str | None = None
+    background: str | None = None
+    objects: int = 1
+
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """The phrases by caption, in the order of their first phrases."""
+        groups: dict[object, list[str]] = {}
+        for row, phrase in enumerate(self.phrases):
+            number = self.captions[row] if self.captions else None
+            groups.setdefault(("own", row) if number is None else number, []).append(phrase)
+        return tuple(tuple(group) for group in groups.values())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """Every region the models proposed for one image, before any class threshold (Eq. 1-2).
@@ -46,14 +74,18 @@ class Candidates:
         height: Image height in pixels.
         width: Image width in pixels.
         phrases: The P phrases that were asked for.
-        boxes: float32 (n, 4), XYXY pixels.
+        boxes: float32 (n, 4), XYXY pixels; a detector's may reach beyond the image.
         scores: float32 (n, P) in [0, 1]: how well each phrase describes each box.
-        masks: n run-length masks of the image's size.
+        masks: n run-length masks of the image's size; an empty one where `pending`.
         quality: float32 (n,) in [0, 1]: how sure the refiner is of the border.
         objects: Masks of the inspected objects; empty when none was found, then the whole image is the object.
         object_boxes: float32 (m, 4), XYXY pixels, the boxes found for the object's name.
         evidence: float16 (P, h, w) in [0, 1]: the dense evidence of each phrase, where the generator has one.
         unknown_words: Words of the phrases that the generator could not use.
+        peaks: float32 (n,) in [0, 1]: how well each box's whole caption describes it, as the released program scores
+            boxes; None where the generator knows no captions.
+        pending: bool (n,): boxes that no mask was made of, since they cannot be among the K best of the bundle that the
+            candidates were made for; None where every box has its mask.
     """
 
     image: str
@@ -68,11 +100,14 @@ class Candidates:
     object_boxes: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     evidence: NDArray[np.float16] | None = None
     unknown_words: tuple[str, ...] = ()
+    peaks: NDArray[np.float32] | None = None
+    pending: BoolMask | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
         n, p = len(self.masks), len(self.phrases)
-        if self.boxes.shape != (n, 4) or self.scores.shape != (n, p) or self.quality.shape != (n,):
+        each = [self.quality, *(part for part in (self.peaks, self.pending) if part is not None)]
+        if self.boxes.shape != (n, 4) or self.scores.shape != (n, p) or any(part.shape != (n,) for part in each):
             raise ValueError(
                 f"candidates of {self.image}: {n} masks and {p} phrases do not fit boxes {self.boxes.shape}, "
                 f"scores {self.scores.shape}, quality {self.quality.shape}"

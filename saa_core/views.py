@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -41,6 +41,7 @@ class View:
         unit: Compare directions (cosine), not positions.
         local: Weight of the local outlier term.
         weight: Weight of the view's novelty.
+        tile: Cells of one tile's grid, if images are seen in tiles: `cells` is then for each so many; else 0.
     """
 
     cells: int
@@ -48,11 +49,21 @@ class View:
     unit: bool
     local: float
     weight: float
+    tile: int = 0
+
+    def most(self, cells: int) -> int:
+        """So many cells at most has the reduced grid of one that has `cells`."""
+        return self.cells * max(1, round(cells / self.tile)) if self.tile else self.cells
 
 
 WHITENED = (View(6400, 60, False, 0.7, 0.4), View(2304, 120, False, 0.7, 0.4), View(2304, 120, True, 0.0, 0.2))
 """A fine and a coarse grid; the third sees what differs in kind but not in strength, as on objects of many parts."""
 PLAIN = (View(2304, 200, True, 0.7, 1.0),)
+
+
+def views_of(layout: FeatureLayout) -> tuple[View, ...]:
+    """The views that features of a layout are compared in."""
+    return tuple(replace(view, tile=layout.tile) for view in (WHITENED if layout.whiten else PLAIN))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +98,7 @@ class FittedView:
 
     def novelty(self, features: FloatMap, own: int | None) -> FloatMap:
         """Novelty of an image, `own` its number among the references: float32 of the features' grid, in [0, 4]."""
-        grid = reduce_grid(features, self.view.cells)
+        grid = reduce_grid(features, self.view.most(features.shape[0] * features.shape[1]))
         vectors = _vectors(grid.reshape(-1, grid.shape[-1]), self.view, self.metric)
         score = _outlier(_neighbours(vectors, self.cells, own), self.level, self.view.local)
         scaled = ((score - self.span[0]) / (self.span[1] - self.span[0])).reshape(grid.shape[:2])
@@ -99,7 +110,7 @@ class FittedView:
 
 def sample_cells(features: FloatMap, view: View, key: str) -> FloatMap:
     """At most `view.references` cells of an image, float32 (R, C), drawn by its key in random order."""
-    grid = reduce_grid(features, view.cells)
+    grid = reduce_grid(features, view.most(features.shape[0] * features.shape[1]))
     flat = grid.reshape(-1, grid.shape[-1])
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     return flat[np.random.default_rng(seed).permutation(len(flat))[: view.references]]

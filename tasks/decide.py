@@ -12,6 +12,7 @@ from integrations.catalog import Catalog, ImageState, RunImage
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
 from saa_core.errors import ImageError
+from saa_core.models import ModelSetup
 from saa_core.prompts import PromptBundle
 from saa_core.types import AnomalyResult, Candidates, ImageRef, SetLevels
 from tasks.workbench import context_at, store_at
@@ -31,6 +32,7 @@ def decide_and_write(
     refs: list[ImageRef],
     reused: list[str],
     names: list[str],
+    setup: ModelSetup,
     bundle: PromptBundle,
     context: str,
     calm: list[float],
@@ -45,6 +47,7 @@ def decide_and_write(
         refs: Its images.
         reused: Keys whose candidates were in the store before this run.
         names: Every file name of the set: they decide how the outputs are called.
+        setup: The models.
         bundle: The prompts.
         context: Key of the set's context.
         calm: The set's evidence for each phrase, see `SetLevels`.
@@ -53,7 +56,7 @@ def decide_and_write(
         workspace: Where everything is.
     """
     settings = Settings.load(workspace=workspace)
-    store, held = store_at(workspace), context_at(workspace, context)
+    store, held = store_at(workspace, setup, bundle), context_at(workspace, context)
     folder, levels = RunFolder(settings.runs / run_id, names), SetLevels(np.array(calm, np.float32), floor)
     rows: list[RunImage] = []
     unknown: set[str] = set()

@@ -9,7 +9,7 @@ from integrations.catalog import Catalog
 from integrations.drift_watch import notes
 from integrations.settings import Settings
 from saa_core.errors import SaaError
-from tasks.workbench import store_at
+from tasks.workbench import store_of
 
 
 @task(name="watch-drift", cache_policy=NO_CACHE)
@@ -23,6 +23,7 @@ def watch_drift(run_id: str, workspace: str) -> list[str]:
     settings = Settings.load(workspace=workspace)
     try:
         with Catalog(settings.catalog_url) as catalog:
-            return list(notes(catalog, store_at(workspace), settings, catalog.run(run_id)))
+            run = catalog.run(run_id)
+            return list(notes(catalog, store_of(run, settings, catalog.bundle(run.bundle)), settings, run))
     except SaaError as error:
         return [f"Whether its lots have drifted could not be told: {error}"]

@@ -8,6 +8,8 @@ from typing import TypedDict
 from prefect import task
 
 from saa_core.errors import ImageError
+from saa_core.models import ModelSetup
+from saa_core.prompts import PromptBundle
 from saa_core.types import ImageRef
 from tasks.caching import ContentKey
 from tasks.workbench import context_at, store_at
@@ -25,29 +27,37 @@ class BatchOutcome(TypedDict):
 @task(
     name="extract-features",
     task_run_name="extract-features-{batch}",
-    cache_policy=ContentKey(task="extract-features", inputs=("keys", "models", "max_pixels", "workspace")),
+    cache_policy=ContentKey(task="extract-features", version=2, inputs=("keys", "models", "max_pixels", "workspace")),
     persist_result=True,
     result_serializer="json",
 )
 def extract_features(
-    batch: int, keys: list[str], refs: list[ImageRef], models: str, max_pixels: int, workspace: str
+    batch: int,
+    keys: list[str],
+    refs: list[ImageRef],
+    models: str,
+    max_pixels: int,
+    workspace: str,
+    setup: ModelSetup,
+    bundle: PromptBundle,
 ) -> BatchOutcome:
-    """Features of a batch of images (for Eq. 5), into the store."""
-    store = store_at(workspace)
+    """Features of a batch of images (for Eq. 5), into the store; `models` is the id of the networks in `setup`."""
+    store = store_at(workspace, setup, bundle)
 
     def extract(ref: ImageRef) -> bool:
         calls = store.method.calls
         store.features(ref)
         return store.method.calls == calls
 
-    return each_image(refs, extract, lambda: store.method.calls)
+    with store.looking_ahead(refs):
+        return each_image(refs, extract, lambda: store.method.calls)
 
 
 @task(
     name="propose-candidates",
     task_run_name="propose-candidates-{batch}",
     cache_policy=ContentKey(
-        task="propose-candidates", inputs=("keys", "models", "max_pixels", "workspace", "phrases", "context")
+        task="propose-candidates", version=2, inputs=("keys", "models", "max_pixels", "workspace", "asked", "context")
     ),
     persist_result=True,
     result_serializer="json",
@@ -59,18 +69,25 @@ def propose_candidates(
     models: str,
     max_pixels: int,
     workspace: str,
-    phrases: list[str],
+    setup: ModelSetup,
+    bundle: PromptBundle,
+    asked: str,
     context: str,
 ) -> BatchOutcome:
-    """Candidates of a batch of images (Eq. 1-2), into the store."""
-    store, held = store_at(workspace), context_at(workspace, context)
+    """Candidates of a batch of images (Eq. 1-2), into the store; `asked` is what of the bundle they depend on."""
+    store, held = store_at(workspace, setup, bundle), context_at(workspace, context)
+    together = store.method.images_at_once
+    if together > 1:
+        for start in range(0, len(refs), together):
+            store.propose(refs[start : start + together], bundle)
 
     def propose(ref: ImageRef) -> bool:
-        found = store.has_candidates(ref, phrases, held)
-        store.candidates(ref, phrases, held)
+        found = store.has_drawn(ref, bundle, held)
+        store.drawn(ref, bundle, held)
         return found
 
-    return each_image(refs, propose, lambda: store.method.calls)
+    with store.looking_ahead([ref for ref in refs if not store.has_drawn(ref, bundle, held)]):
+        return each_image(refs, propose, lambda: store.method.calls)
 
 
 def each_image(refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int]) -> BatchOutcome:

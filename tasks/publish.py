@@ -11,14 +11,14 @@ from integrations.label_studio import workspace as label_studio
 from integrations.label_studio.planning import PushReport
 from integrations.settings import Settings
 from tasks.progress import advance
-from tasks.workbench import store_at
+from tasks.workbench import descriptor_of
 
 
 @task(name="push-label-studio", cache_policy=NO_CACHE)
 def push_label_studio(product: str, run: str | None, workspace: str) -> PushReport:
     """Push a run to Label Studio, see `integrations.label_studio.push`."""
     settings = Settings.load(workspace=Path(workspace))
-    return label_studio.push_run(settings, product, run, store_at(workspace).descriptor, advance)
+    return label_studio.push_run(settings, product, run, descriptor_of(settings, product, run), advance)
 
 
 @task(name="register-webhook", cache_policy=NO_CACHE)

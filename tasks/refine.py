@@ -13,14 +13,16 @@ from integrations.refinery import RefineRequest
 from integrations.settings import Settings
 from saa_core.refinement.outcome import Refinement
 from tasks.progress import advance
-from tasks.workbench import store_at
+from tasks.workbench import store_for
 
 
 @task(name="search-bundle", cache_policy=NO_CACHE)
 def search_bundle(request: RefineRequest, workspace: str) -> Refinement:
     """Gather the evidence, search, and ask the guard, see `integrations.refinery.refine_product`."""
-    with Catalog(Settings.load(workspace=Path(workspace)).catalog_url) as catalog:
-        return refinery.refine_product(catalog, store_at(workspace), request, advance)
+    settings, product = Settings.load(workspace=Path(workspace)), request.product
+    with Catalog(settings.catalog_url) as catalog:
+        store = store_for(product, catalog, settings, refinery.current_bundle(catalog, product))
+        return refinery.refine_product(catalog, store, request, advance)
 
 
 @task(name="settle-refinement", cache_policy=NO_CACHE)
@@ -36,7 +38,8 @@ def report_refinement(refinement: Refinement, workspace: str) -> str:
     """Write the refinement's report; returns its path."""
     settings = Settings.load(workspace=Path(workspace))
     with Catalog(settings.catalog_url) as catalog:
-        return str(refinery.report_refinement(catalog, store_at(workspace), settings, refinement))
+        store = store_for(refinement.product, catalog, settings, refinement.champion)
+        return str(refinery.report_refinement(catalog, store, settings, refinement))
 
 
 @task(name="conclude-refinement", cache_policy=NO_CACHE)

@@ -1,22 +1,60 @@
-"""What a task needs to do its work, made from the workspace alone, so that tasks take only plain values."""
+"""What a task needs to do its work, made from plain values and the workspace alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore, SetContext
+from integrations.catalog import Catalog, RunRecord
+from integrations.label_studio.workspace import run_of
 from integrations.settings import Settings
 from saa_core.batch import BatchContext
+from saa_core.checkpoints import ensure_offline
 from saa_core.errors import StoreError
-from saa_core.models import build
+from saa_core.models import ModelSetup, build
+from saa_core.prompts import PromptBundle
+from saa_core.types import FloatMap, ImageRef
 
 
-def store_at(workspace: str) -> CandidateStore:
-    """The workspace's candidate store, with a model-call count of its own."""
+def store_at(workspace: str, setup: ModelSetup, bundle: PromptBundle | None = None) -> CandidateStore:
+    """The workspace's candidate store over some models as a bundle wants them, with a model-call count of its own."""
     settings = Settings.load(workspace=Path(workspace))
-    return CandidateStore(BlobStore(settings.blobs_url), build(), settings.max_pixels)
+    method = build(setup, bundle)
+    return CandidateStore(BlobStore(settings.blobs_url), method, settings.max_pixels, settings.keep_embeddings)
+
+
+def setup_of(run: RunRecord, settings: Settings) -> ModelSetup:
+    """The models of a run, on this machine's device."""
+    if settings.offline:
+        ensure_offline()
+    return ModelSetup.model_validate({**run.setup, "device": settings.device, "weights": settings.weights_dir})
+
+
+def store_of(run: RunRecord, settings: Settings, bundle: PromptBundle) -> CandidateStore:
+    """The store over the models of a run."""
+    return store_at(str(settings.workspace), setup_of(run, settings), bundle)
+
+
+def store_for(product: str, catalog: Catalog, settings: Settings, bundle: PromptBundle) -> CandidateStore:
+    """The store over the models of a product's latest run.
+
+    Raises:
+        StoreError: Nothing was ever labelled for the product.
+    """
+    run = catalog.latest_run(product, state="done")
+    if run is None:
+        raise StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one")
+    return store_of(run, settings, bundle)
+
+
+def descriptor_of(settings: Settings, product: str, run: str | None) -> Callable[[ImageRef], FloatMap]:
+    """Gives an image as one vector, by the features of a run, the product's latest without one."""
+    with Catalog(settings.catalog_url) as catalog:
+        record = run_of(catalog, product, run)
+        return store_of(record, settings, catalog.bundle(record.bundle)).descriptor
 
 
 def context_at(workspace: str, key: str) -> SetContext:
@@ -27,7 +65,7 @@ def context_at(workspace: str, key: str) -> SetContext:
 @lru_cache(maxsize=2)
 def _batch_context(workspace: str, key: str) -> BatchContext:
     # Every batch of a run asks for the same one, which is the largest thing a run holds.
-    stored = store_at(workspace).blobs.get("context", key)
+    stored = BlobStore(Settings.load(workspace=Path(workspace)).blobs_url).get("context", key)
     if stored is None:
         raise StoreError(workspace, f"the context {key[:12]} of the set is gone; run the same command again")
     return BatchContext.from_bytes(stored)

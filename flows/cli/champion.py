@@ -156,11 +156,12 @@ def _origin(record: RefinementRecord | None) -> dict[str, Any] | None:
 def _drift(catalog: Catalog, settings: Settings, product: str) -> dict[str, Any] | None:
     """The newest lots against those before the promotion; None where nothing was promoted."""
     from integrations.drift_watch import watched
-    from tasks.workbench import store_at
+    from tasks.workbench import store_for
 
-    if catalog.champion(product) is None:
+    champion = catalog.champion(product)
+    if champion is None or catalog.latest_run(product, state="done") is None:
         return None
-    found = watched(catalog, store_at(str(settings.workspace)), settings, product)
+    found = watched(catalog, store_for(product, catalog, settings, champion), settings, product)
     if found is None:
         return None
     return {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.common import JsonOption, answer, print_json, progress
+from flows.cli.common import JsonOption, answer, models_line, print_json, progress
 
 _FIGURES = ("f1_pixel", "region_f1", "max_f1_pixel", "image_auroc")
 
@@ -44,7 +44,7 @@ def demo(
     for surface in before:
         answer(f"{surface:>8}  " + "  ".join(_change(figure, before[surface], after[surface]) for figure in _FIGURES))
     answer(" default  " + "  ".join(f"{_spaced(figure)} {default['mean'][figure]:.2f}" for figure in _FIGURES))
-    answer(f"models: {', '.join(result['models'].values())} - weight-free, not GroundingDINO or SAM")
+    answer(models_line(result["models"]))
     for path in [found["report"] for found in result["refinements"].values()] + result["reports"]:
         answer(f"report: {path}")
 

@@ -9,14 +9,28 @@ import typer
 
 from flows.cli.common import (
     BundleOption,
+    Captions,
+    CaptionsOption,
+    DetectorOption,
+    DeviceOption,
     Exit,
+    FeaturesOption,
     JsonOption,
     Models,
     ModelsOption,
+    OverlapOption,
+    PrecisionName,
+    PrecisionOption,
     ProfileOption,
     PromptName,
+    RuntimeName,
+    RuntimeOption,
+    SamOption,
+    TileOption,
+    WeightsOption,
     WorkspaceOption,
     answer,
+    model_setup,
     print_json,
     progress,
     say,
@@ -35,6 +49,16 @@ def evaluate(
     without: Annotated[
         list[PromptName] | None, typer.Option("--without", help="Switch a prompt off (ablation); may be repeated.")
     ] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = 0.2,
+    features: FeaturesOption = None,
+    detector: DetectorOption = "swint",
+    sam: SamOption = "vit_h",
+    captions: CaptionsOption = Captions.SEPARATE,
+    weights_dir: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = PrecisionName.FLOAT32,
+    runtime: RuntimeOption = RuntimeName.TORCH,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,12 +76,28 @@ def evaluate(
     from saa_core.models import build
 
     settings = Settings.load(workspace=workspace)
-    store = CandidateStore(BlobStore(settings.blobs_url), build(models.value), settings.max_pixels)
+    setup = model_setup(
+        settings,
+        models=models,
+        features=features,
+        detector=detector,
+        sam=sam,
+        captions=captions,
+        weights_dir=weights_dir,
+        device=device,
+        precision=precision,
+        runtime=runtime,
+        tile=tile,
+        overlap=overlap,
+    )
+    store = CandidateStore(BlobStore(settings.blobs_url), build(setup), settings.max_pixels, settings.keep_embeddings)
     with catalog_to_read(settings) as catalog, progress():
         bundle_for = bundles_for_classes(
             bundle, profile.value if profile else None, [prompt.value for prompt in without or ()], catalog
         )
-        figures = evaluation.evaluate(dataset, only or [], bundle_for, store, settings.workers)
+        figures = evaluation.evaluate(
+            dataset, only or [], bundle_for, store, settings.workers if setup.weight_free else 1
+        )
     content = {"models": store.method.models, **figures}
     if as_json:
         print_json(content)

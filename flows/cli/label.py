@@ -8,13 +8,28 @@ import typer
 
 from flows.cli.common import (
     BundleOption,
+    Captions,
+    CaptionsOption,
+    DetectorOption,
+    DeviceOption,
     Exit,
+    FeaturesOption,
     JsonOption,
     Models,
     ModelsOption,
+    OverlapOption,
+    PrecisionName,
+    PrecisionOption,
     ProfileOption,
+    RuntimeName,
+    RuntimeOption,
+    SamOption,
+    TileOption,
+    WeightsOption,
     WorkspaceOption,
     answer,
+    model_setup,
+    models_line,
     print_json,
     progress,
     say_refused,
@@ -32,12 +47,23 @@ def label(
     bundle: BundleOption = None,
     lot: Annotated[str | None, typer.Option("--lot", help="Production lot of these images.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first N images.")] = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = 0.2,
+    features: FeaturesOption = None,
+    detector: DetectorOption = "swint",
+    sam: SamOption = "vit_h",
+    captions: CaptionsOption = Captions.SEPARATE,
+    weights_dir: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = PrecisionName.FLOAT32,
+    runtime: RuntimeOption = RuntimeName.TORCH,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Label a set of product photographs: regions, masks, anomaly maps and a report.
 
-    Example: `saa label photos/ --product bottle --bundle mvtec/bottle`
+    Examples: `saa label photos/ --product bottle --bundle mvtec/bottle`,
+    `saa label photos/ --product bottle --models foundation --weights-dir weights/`
 
     The same command again calls no model; an interrupted one goes on where it stopped. A photograph that cannot be
     read is set aside with its reason, and the exit code is 2.
@@ -53,11 +79,25 @@ def label(
     settings = Settings.load(workspace=workspace)
     with catalog_to_read(settings) as catalog:
         chosen = bundle_for_product(bundle, product, profile.value if profile else None, catalog)
+    setup = model_setup(
+        settings,
+        models=models,
+        features=features,
+        detector=detector,
+        sam=sam,
+        captions=captions,
+        weights_dir=weights_dir,
+        device=device,
+        precision=precision,
+        runtime=runtime,
+        tile=tile,
+        overlap=overlap,
+    )
     request = LabelRequest(
         source=images,
         product=product,
         bundle=chosen,
-        models=models.value,
+        setup=setup,
         lot=lot,
         limit=limit,
         workspace=str(settings.workspace.absolute()),
@@ -80,7 +120,7 @@ def tell(summary: RunSummary, as_json: bool) -> None:
 
 def _sentences(summary: RunSummary) -> None:
     answer(f"{summary.sentence()} in {summary.seconds:.1f} s, {summary.model_calls} model calls (run {summary.run})")
-    answer(f"models: {', '.join(summary.models.values())} - weight-free, not GroundingDINO or SAM")
+    answer(models_line(summary.models))
     for note in summary.notes:
         answer(note)
     if summary.unknown_words:

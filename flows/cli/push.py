@@ -58,7 +58,8 @@ def label_studio(
         answer(f"{'would be: ' if dry_run else ''}{report.sentence()}")
         for note in report.notes:
             answer(f"note: {note}")
-        answer(f"masks by: {report.version} - weight-free, not GroundingDINO or SAM")
+        note = " - weight-free, not GroundingDINO or SAM" if report.version.startswith("lexical") else ""
+        answer(f"masks by: {report.version}{note}")
         answer(f"project: {report.url if report.project is not None else 'is made by the push'}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Dialect, Double, ForeignKey, Index, MetaData, String, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest migration. A catalog that carries this stamp is opened without loading Alembic."""
 
 KEY = String(64)
@@ -99,6 +99,7 @@ class Run(Base):
     bundle_id: Mapped[str] = mapped_column(KEY, ForeignKey("bundles.id"))
     profile: Mapped[str]
     models: Mapped[dict[str, Any]]
+    setup: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     code: Mapped[str]
     source: Mapped[str]
     state: Mapped[str]

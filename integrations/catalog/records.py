@@ -34,6 +34,8 @@ class RunRecord:
         bundle: Id of the bundle.
         profile: Profile of the bundle.
         models: Id of the model in each role: name, weights, pre-processing and code version.
+        setup: How these models are made again, as `ModelSetup` without what belongs to one machine; empty for a run of
+            a version that had one set of models only.
         code: Version of this program.
         source: What the user pointed at, without secrets.
         state: `done` once all its files are written.
@@ -54,6 +56,7 @@ class RunRecord:
     models: Mapping[str, str]
     code: str
     source: str = ""
+    setup: Mapping[str, Any] = field(default_factory=dict)
     state: RunState = "running"
     created: datetime = field(default_factory=now)
     finished: datetime | None = None

@@ -27,7 +27,7 @@ class RunTables(Tables):
         Raises:
             StoreError: The run's bundle is not in the catalog.
         """
-        row = {**asdict(record), "bundle_id": record.bundle, "models": dict(record.models)}
+        row = {**asdict(record), "bundle_id": record.bundle, "models": dict(record.models), "setup": dict(record.setup)}
         del row["bundle"]
         with self._writing() as session:
             if session.get(Run, record.id) is None and session.get(Bundle, record.bundle) is None:

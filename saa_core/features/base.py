@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from saa_core.prompts import SaliencyPrompt
 from saa_core.types import RGB, FloatMap
 
 
@@ -18,11 +19,14 @@ class FeatureLayout:
         magnitudes: So many channels, before the lines, are filter magnitudes: at least 0, heavy-tailed.
         lines: So many of the last channels are responses to thin lines, at least 0. They say where a line is, and are
             no part of the feature vector that is compared.
+        tile: Cells of one tile's grid, if large images are seen in tiles; else 0. A grid with several times as many is
+            compared in as many cells as that many images.
     """
 
     whiten: bool = False
     magnitudes: int = 0
     lines: int = 0
+    tile: int = 0
 
 
 class FeatureExtractor(Protocol):
@@ -41,6 +45,15 @@ class FeatureExtractor(Protocol):
     @property
     def layout(self) -> FeatureLayout:
         """How to read the channels."""
+        ...
+
+    def at(self, prompt: SaliencyPrompt, objects: int) -> FeatureExtractor:
+        """The extractor as a bundle wants it; itself where it has no such settings.
+
+        Args:
+            prompt: Its `input` and `stages`, None where the bundle does not say.
+            objects: How many objects an image shows.
+        """
         ...
 
     def __call__(self, image: RGB) -> FloatMap:

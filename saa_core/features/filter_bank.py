@@ -15,6 +15,7 @@ import numpy as np
 
 from saa_core.features.base import FeatureLayout
 from saa_core.features.spectrum import Spectrum
+from saa_core.prompts import SaliencyPrompt
 from saa_core.types import RGB, FloatMap
 
 _VERSION = "1"
@@ -60,6 +61,10 @@ class FilterBank:
     def layout(self) -> FeatureLayout:
         """58 magnitudes and 4 lines, to be whitened."""
         return FeatureLayout(whiten=True, magnitudes=58, lines=2 * len(_RIDGES))
+
+    def at(self, prompt: SaliencyPrompt, objects: int) -> FilterBank:
+        """Itself: the bank has one size."""
+        return self
 
     def __call__(self, image: RGB) -> FloatMap:
         """Features of an image of any size.

@@ -21,10 +21,10 @@ import yaml
 from numpy.typing import NDArray
 
 from saa_core.generators.attributes import NAMES, Attributes
-from saa_core.generators.base import Proposals
+from saa_core.generators.base import Proposals, Request
 from saa_core.language import fuse
 from saa_core.regions import prominence, propose_boxes
-from saa_core.types import RGB, FloatMap
+from saa_core.types import RGB, FloatMap, Query
 
 _VERSION = 1
 STRENGTH_MAX = 16.0
@@ -183,21 +183,30 @@ class Lexical:
     """The generator."""
 
     name = "lexical"
+    reads_set = True
 
     @cached_property
     def id(self) -> str:
         """Name, code version, and hash of the word table."""
         return f"lexical-{_VERSION}-{sha256(_table().encode()).hexdigest()[:12]}"
 
-    def __call__(self, image: RGB, phrases: Sequence[str], saliency: FloatMap) -> Proposals:
+    def parts(self, query: Query) -> tuple[Query, ...]:
+        """The query whole: its boxes surround what all phrases together make stand out."""
+        return (query,)
+
+    def __call__(self, requests: Sequence[Request]) -> list[Proposals]:
         """Boxes of the fused map, each phrase's score how far the box stands out in the map fused with it alone."""
-        evidence = phrase_evidence(image, phrases)
-        ones = np.ones(len(phrases), np.float32)
-        size = image.shape[0], image.shape[1]
-        boxes = propose_boxes(fuse(saliency, evidence, ones), size)
-        scores = np.zeros((len(boxes), len(phrases)), np.float32)
-        for column in range(len(phrases)):
-            alone = fuse(saliency, evidence[column : column + 1], ones[:1])
-            scores[:, column] = prominence(alone, boxes, size)
-        unknown = dict.fromkeys(word for phrase in phrases for word in parse_phrase(phrase).unknown)
-        return Proposals(boxes, scores, evidence, tuple(unknown))
+        return [_propose(request.image, request.query.phrases, request.saliency) for request in requests]
+
+
+def _propose(image: RGB, phrases: Sequence[str], saliency: FloatMap) -> Proposals:
+    evidence = phrase_evidence(image, phrases)
+    ones = np.ones(len(phrases), np.float32)
+    size = image.shape[0], image.shape[1]
+    boxes = propose_boxes(fuse(saliency, evidence, ones), size)
+    scores = np.zeros((len(boxes), len(phrases)), np.float32)
+    for column in range(len(phrases)):
+        alone = fuse(saliency, evidence[column : column + 1], ones[:1])
+        scores[:, column] = prominence(alone, boxes, size)
+    unknown = dict.fromkeys(word for phrase in phrases for word in parse_phrase(phrase).unknown)
+    return Proposals(boxes, scores, evidence, tuple(unknown))

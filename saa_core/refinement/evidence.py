@@ -172,7 +172,7 @@ def gather(
         MaskError: The reviewed masks have another size than the candidates.
     """
     shared = masks.containment(candidates.masks, candidates.masks) if candidates.masks else np.zeros((0, 0))
-    area = masks.union(truth.masks) if truth.masks else _nothing(candidates.height, candidates.width)
+    area = masks.union(truth.masks) if truth.masks else masks.empty(candidates.height, candidates.width)
     says: Bools = np.zeros(len(candidates.phrases), np.bool_)
     if candidates.evidence is not None:
         says = np.asarray(candidates.evidence.any(axis=(1, 2)), np.bool_)
@@ -200,7 +200,7 @@ def rows_of(candidates: Candidates, contexts: Sequence[FloatMap], bundle: Prompt
     size = candidates.height, candidates.width
     salient = [rules.region_saliency(candidates.masks, context, size, bundle) for context in contexts]
     return Rows(
-        scores=candidates.scores,
+        scores=rules.proposed_scores(candidates, bundle),
         areas=areas,
         object_pixels=object_pixels,
         inside=rules.share_on_object(candidates),
@@ -232,10 +232,6 @@ def cut(found: Sequence[Rle], truth: Rle) -> Atoms:
 def _edges(mask: Rle) -> NDArray[np.int64]:
     """Pixel numbers at which a mask begins and ends, in turn."""
     return np.cumsum(mask.counts, dtype=np.int64)[: -1 if mask.counts.size % 2 else None]
-
-
-def _nothing(height: int, width: int) -> Rle:
-    return Rle(height, width, np.array([height * width]))
 
 
 def _dense(

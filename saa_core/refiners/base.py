@@ -17,7 +17,7 @@ class Refined:
     """Masks of n boxes, in the order of the boxes.
 
     Attributes:
-        masks: n run-length masks of the image's size, none of them empty.
+        masks: n run-length masks of the image's size; an empty one where the refiner finds nothing in the box.
         quality: float32 (n,) in [0, 1]: how sure the refiner is of each border.
     """
 
@@ -38,13 +38,23 @@ class RegionRefiner(Protocol):
         """Name, weights and code version: changes whenever the same input may give another mask."""
         ...
 
-    def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap) -> Refined:
-        """Refine every box.
+    @property
+    def reads_set(self) -> bool:
+        """Whether masks depend on the saliency, and so on the other images of the set."""
+        ...
+
+    def embed(self, image: RGB) -> FloatMap | None:
+        """What the refiner works out once for an image, float32; None where it has nothing of the kind."""
+        ...
+
+    def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap, embedding: FloatMap | None = None) -> Refined:
+        """Refine every box, without regard to the others.
 
         Args:
             image: uint8 (H, W, 3), RGB.
             boxes: float32 (n, 4), XYXY pixels; parts outside the image are ignored.
             saliency: float32 (h, w), at least 0, of the same field of view; where the image is unlike the set. A
                 refiner that reads the image alone ignores it.
+            embedding: What `embed` gave for the image; None has it made.
         """
         ...

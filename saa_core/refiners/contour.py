@@ -68,7 +68,15 @@ class Contour:
         """Name and version."""
         return f"{self.name}-1"
 
-    def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap) -> Refined:
+    @property
+    def reads_set(self) -> bool:
+        """The saliency is part of the prior."""
+        return True
+
+    def embed(self, image: RGB) -> None:
+        """Nothing: every window is looked at for itself."""
+
+    def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap, embedding: FloatMap | None = None) -> Refined:
         """Refine every box; see `RegionRefiner`. A box is refined without regard to the others."""
         found = [_refine(image, box, saliency) for box in boxes]
         quality = np.array([sure for _, sure in found], np.float32)

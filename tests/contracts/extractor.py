@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from saa_core.features import FeatureExtractor
+from saa_core.prompts import SaliencyPrompt
 from saa_core.types import RGB
 from tests.contracts.images import IMAGES, noise
 
@@ -25,6 +26,11 @@ class FeatureExtractorContract:
         special = layout.magnitudes + layout.lines
         assert special <= features.shape[-1]
         assert features[..., features.shape[-1] - special :].min(initial=0) >= 0
+
+    def test_what_a_bundle_leaves_open_is_one_extractor(self, extractor: FeatureExtractor) -> None:
+        chosen = extractor.at(SaliencyPrompt(), 1)
+        assert chosen.id == chosen.at(SaliencyPrompt(), 1).id
+        assert chosen.id.startswith(extractor.name)
 
     def test_threads_do_not_disturb_one_another(self, extractor: FeatureExtractor) -> None:
         images = [noise((40 + number % 3, 50), number) for number in range(6)]

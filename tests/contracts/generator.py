@@ -5,15 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from saa_core.generators import Proposals, RegionGenerator
-from saa_core.types import RGB
+from saa_core.generators import Proposals, RegionGenerator, Request, merge
+from saa_core.types import RGB, Query
 from tests.contracts.images import IMAGES, noise, peak
 
 PHRASES = ("anomaly", "dark scratch", "frobnicated wick")
 
 
-def propose(generator: RegionGenerator, image: RGB) -> Proposals:
-    return generator(image, PHRASES, peak())
+def propose(generator: RegionGenerator, image: RGB, query: Query = Query(PHRASES)) -> Proposals:
+    parts = generator.parts(query)
+    return merge(query, parts, generator([Request(image, part, peak()) for part in parts]))
 
 
 class RegionGeneratorContract:
@@ -27,9 +28,14 @@ class RegionGeneratorContract:
         assert found.boxes.dtype == found.scores.dtype == np.float32
         assert found.boxes.shape == (len(found.boxes), 4)
         assert found.scores.shape == (len(found.boxes), len(PHRASES))
-        assert ((found.boxes >= 0) & (found.boxes <= (width, height, width, height))).all()
+        # A detector's box may reach beyond the image, but its centre does not.
+        centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        assert ((centres >= 0) & (centres <= (width, height))).all()
         assert (found.boxes[:, :2] < found.boxes[:, 2:]).all()
         assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        if found.peaks is not None:
+            assert found.peaks.shape == (len(found.boxes),)
+            assert (found.peaks >= found.scores.max(axis=1, initial=0)).all()
 
     @pytest.mark.parametrize("image", IMAGES)
     def test_evidence_is_none_or_a_map_for_each_phrase(self, generator: RegionGenerator, image: RGB) -> None:
@@ -41,12 +47,33 @@ class RegionGeneratorContract:
             assert ((evidence >= 0) & (evidence <= 1)).all()
 
     def test_unknown_words_are_words_of_the_phrases_each_once(self, generator: RegionGenerator) -> None:
-        unknown = generator(noise((20, 30)), (*PHRASES, PHRASES[-1]), peak()).unknown_words
+        unknown = propose(generator, noise((20, 30)), Query((*PHRASES, "wick"))).unknown_words
         assert set(unknown) <= set(" ".join(PHRASES).split())
         assert len(unknown) == len(set(unknown))
 
     def test_without_phrases_there_are_no_scores(self, generator: RegionGenerator) -> None:
-        assert generator(noise((20, 30)), (), peak()).scores.shape[1] == 0
+        assert propose(generator, noise((20, 30)), Query(())).scores.shape[1] == 0
+
+    def test_no_request_is_no_answer(self, generator: RegionGenerator) -> None:
+        assert generator([]) == []
+
+    def test_requests_do_not_change_one_another(self, generator: RegionGenerator) -> None:
+        """Several images and several queries of one call give what each of them gives alone."""
+        images = [noise((40, 50)), noise((30, 60), 1)]
+        requests = [
+            Request(image, part, peak())
+            for image in images
+            for query in (Query(PHRASES), Query(PHRASES[:1]))
+            for part in generator.parts(query)
+        ]
+        for request, together in zip(requests, generator(requests), strict=True):
+            (alone,) = generator([request])
+            np.testing.assert_allclose(together.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(together.scores, alone.scores, rtol=1e-4, atol=1e-5)
+
+    def test_parts_share_out_the_phrases(self, generator: RegionGenerator) -> None:
+        parts = generator.parts(Query(PHRASES, object="bottle"))
+        assert sorted(phrase for part in parts for phrase in part.phrases) == sorted(PHRASES)
 
     def test_threads_do_not_disturb_one_another(self, generator: RegionGenerator) -> None:
         images = [noise((40, 50), number) for number in range(6)]

@@ -32,7 +32,6 @@ class RegionRefinerContract:
     def test_every_box_has_a_mask_of_the_images_size(self, refiner: RegionRefiner, image: RGB) -> None:
         found, count = refine(refiner, image), len(boxes_of(image))
         assert [mask.size for mask in found.masks] == [image.shape[:2]] * count
-        assert all(mask.area > 0 for mask in found.masks)
         assert found.quality.dtype == np.float32
         assert found.quality.shape == (count,)
         assert ((found.quality >= 0) & (found.quality <= 1)).all()
@@ -41,6 +40,11 @@ class RegionRefinerContract:
         found = refiner(noise((20, 30)), np.zeros((0, 4), np.float32), peak())
         assert found.masks == ()
         assert found.quality.shape == (0,)
+
+    def test_an_embedding_of_the_image_changes_nothing(self, refiner: RegionRefiner) -> None:
+        image = noise((40, 50))
+        again = refiner(image, boxes_of(image), peak(), refiner.embed(image))
+        assert again.masks == refine(refiner, image).masks
 
     def test_threads_do_not_disturb_one_another(self, refiner: RegionRefiner) -> None:
         images = [noise((40, 50), number) for number in range(6)]

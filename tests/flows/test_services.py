@@ -22,6 +22,7 @@ from integrations.label_studio import lifecycle
 from integrations.label_studio.server import Home
 from integrations.settings import Settings
 from saa_core.errors import ServiceError
+from saa_core.models import ModelSetup
 from tests.label_studio_server import SERVICES, Server, free_port
 
 
@@ -47,7 +48,7 @@ def told(verb: str, workspace: Path, *more: str) -> dict[str, Any]:
 
 
 def doctor(workspace: Path, **settings: Any) -> Check:
-    found = checks(Settings.load(workspace=workspace, **settings))
+    found = checks(Settings.load(workspace=workspace, **settings), ModelSetup(models="foundation"))
     return next(check for check in found if check.name == "label studio server")
 
 

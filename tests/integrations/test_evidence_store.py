@@ -91,13 +91,13 @@ def test_evidence_is_what_gather_gives_and_is_made_once(desk: Desk, profile: Any
     store, blobs = store_of(held)
     (found,) = store.sets(product, bundle)
     context = held.store.context(refs)
-    calm = held.store.calm(refs, bundle.texts, context)
+    calm = held.store.calm(refs, bundle, context)
     assert found.neighbours == neighbour_choices(bundle)
     prompts = [bundle.saliency.model_copy(update={"neighbours": number}) for number in found.neighbours]
     by_key = {ref.key: ref for ref in refs}
     for image in found.images:
         ref = by_key[image.image]
-        candidates = held.store.candidates(ref, bundle.texts, context)
+        candidates = held.store.candidates(ref, bundle, context)
         contexts = [held.store.saliency(ref, candidates, prompt, context) for prompt in prompts]
         masks = truth(ref)
         said = Truth(tuple(masks), tuple("scratch" for _ in masks))
@@ -105,7 +105,7 @@ def test_evidence_is_what_gather_gives_and_is_made_once(desk: Desk, profile: Any
         assert same(image, made)
     others = [ref for ref in sorted(refs, key=lambda ref: ref.key) if ref in refs[4:]]
     for ref, rows in zip(others, found.others, strict=True):
-        candidates = held.store.candidates(ref, bundle.texts, context)
+        candidates = held.store.candidates(ref, bundle, context)
         contexts = [held.store.saliency(ref, candidates, prompt, context) for prompt in prompts]
         assert same(rows, rows_of(candidates, contexts, bundle))
     again, read = store_of(held)
@@ -197,8 +197,8 @@ def test_without_its_photograph_an_image_cannot_be_asked_for_new_phrases(desk: D
     other = Plates.at(tmp_path / "fresh")
     other.label(refs, bundle=NEW)
     context = held.store.context(refs)
-    kept = held.store.calm(refs, NEW.texts, context)
-    assert np.array_equal(kept, other.store.calm(refs, NEW.texts, other.store.context(refs)))
+    kept = held.store.calm(refs, NEW, context)
+    assert np.array_equal(kept, other.store.calm(refs, NEW, other.store.context(refs)))
     other.catalog.close()
 
 

@@ -1,6 +1,7 @@
 """Words to attributes to regions, on images drawn for the purpose."""
 
 import doctest
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saa_core.generators import attributes, lexical
+from saa_core.generators import Proposals, Request, attributes, lexical
 from saa_core.generators.attributes import NAMES, Attributes
 from saa_core.generators.lexical import Lexical, parse_phrase, phrase_evidence
-from saa_core.types import RGB, FloatMap
+from saa_core.types import RGB, FloatMap, Query
 from tests.contracts.generator import RegionGeneratorContract
 
 FLAT = np.full((50, 75), 0.1, np.float32)
@@ -21,6 +22,11 @@ class TestLexicalIsAGenerator(RegionGeneratorContract):
     @pytest.fixture
     def generator(self) -> Lexical:
         return Lexical()
+
+
+def ask(image: RGB, phrases: Sequence[str], saliency: FloatMap) -> Proposals:
+    (found,) = Lexical()([Request(image, Query(tuple(phrases)), saliency)])
+    return found
 
 
 def surface(height: int = 200, width: int = 300, seed: int = 0) -> RGB:
@@ -104,7 +110,7 @@ def test_smoothness_and_blotches_are_found() -> None:
 
 def test_regions_score_highest_for_the_phrase_that_names_them() -> None:
     phrases = ["anomaly", "crack", "white speck", "red stain", "blue stain"]
-    found = Lexical()(drawn(), phrases, FLAT)
+    found = ask(drawn(), phrases, FLAT)
     assert 5 <= len(found.boxes) <= 30
     assert found.scores.shape == (len(found.boxes), 5)
     assert found.scores.min() >= 0
@@ -122,7 +128,7 @@ def test_regions_score_highest_for_the_phrase_that_names_them() -> None:
 def test_saliency_alone_proposes_for_generic_phrases() -> None:
     saliency = FLAT.copy()
     saliency[20:30, 30:45] = 0.9
-    found = Lexical()(surface(), ["defect", "frobnication"], saliency)
+    found = ask(surface(), ["defect", "frobnication"], saliency)
     x0, y0, x1, y1 = found.boxes[0]
     assert (x0, y0, x1, y1) == pytest.approx((120, 80, 180, 120), abs=12)
     assert found.scores[0, 0] == found.scores[0, 1] > 0.5
@@ -134,7 +140,7 @@ def test_unknown_words_are_reported_once_and_the_rest_of_the_phrase_counts() -> 
     assert meaning.unknown == ("frobnicated",)
     assert meaning.attributes == parse_phrase("crack").attributes
     assert parse_phrase("frobnication").attributes == {}
-    found = Lexical()(surface(60, 60), ["gizmo crack", "gizmo", "wodget"], FLAT)
+    found = ask(surface(60, 60), ["gizmo crack", "gizmo", "wodget"], FLAT)
     assert found.unknown_words == ("gizmo", "wodget")
 
 
@@ -199,7 +205,7 @@ def test_the_table_names_attributes_that_exist_with_weights_that_make_sense() ->
 
 def test_the_same_image_gives_the_same_proposals() -> None:
     phrases = ["crack", "red stain", "rough"]
-    first, second = (Lexical()(drawn(), phrases, FLAT) for _ in range(2))
+    first, second = (ask(drawn(), phrases, FLAT) for _ in range(2))
     np.testing.assert_array_equal(first.boxes, second.boxes)
     np.testing.assert_array_equal(first.scores, second.scores)
     assert first.evidence is not None
@@ -213,7 +219,7 @@ def test_small_and_constant_images_have_no_regions(shape: tuple[int, int], value
     image = np.full((*shape, 3), value, np.uint8)
     at = Attributes(image)
     assert all(np.isfinite(at[name]).all() and at[name].min() >= 0 for name in NAMES)
-    found = Lexical()(image, ["crack", "stain", "rough", "defect"], np.full((4, 4), 0.2, np.float32))
+    found = ask(image, ["crack", "stain", "rough", "defect"], np.full((4, 4), 0.2, np.float32))
     assert found.boxes.shape == (0, 4)
     assert found.scores.shape == (0, 4)
     assert found.evidence is not None
@@ -221,7 +227,7 @@ def test_small_and_constant_images_have_no_regions(shape: tuple[int, int], value
 
 
 def test_no_phrase_is_no_evidence() -> None:
-    found = Lexical()(drawn(), [], FLAT)
+    found = ask(drawn(), [], FLAT)
     assert found.evidence is not None
     assert found.evidence.shape[0] == 0
     assert found.scores.shape[1] == 0

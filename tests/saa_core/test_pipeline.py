@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from saa_core import masks
-from saa_core.generators.base import Proposals
+from saa_core.features import FeatureLayout
+from saa_core.generators.base import Proposals, Request
 from saa_core.masks import Rle
 from saa_core.pipeline import SegmentAnyAnomaly, best_confidence, decide, saliency_map
-from saa_core.prompts import PromptBundle
+from saa_core.prompts import PromptBundle, SaliencyPrompt
 from saa_core.refiners.base import Refined
 from saa_core.rules import phrase_scores
-from saa_core.types import RGB, Candidates, FloatMap, SetLevels
+from saa_core.types import RGB, Candidates, FloatMap, Query, SetLevels
 
 SIZE = (10, 10)
 DOUBLE = math.log(2)
@@ -249,11 +250,17 @@ class Boxes:
 
     name = "boxes"
     id = "boxes-1"
+    reads_set = False
 
-    def __call__(self, image: RGB, phrases: Sequence[str], saliency: FloatMap) -> Proposals:
-        height, width = image.shape[:2]
+    def parts(self, query: Query) -> tuple[Query, ...]:
+        return (query,)
+
+    def __call__(self, requests: Sequence[Request]) -> list[Proposals]:
+        return [self._propose(*request.image.shape[:2], len(request.query.phrases)) for request in requests]
+
+    def _propose(self, height: int, width: int, phrases: int) -> Proposals:
         box = np.array([[0, 0, width / 2, height]], np.float32)
-        return Proposals(box, np.full((1, len(phrases)), 0.5, np.float32), None, ("wick",))
+        return Proposals(box, np.full((1, phrases), 0.5, np.float32), None, ("wick",), None, box)
 
 
 class Fill:
@@ -261,8 +268,13 @@ class Fill:
 
     name = "fill"
     id = "fill-1"
+    reads_set = False
 
-    def __call__(self, image: RGB, boxes: NDArray[np.float32], saliency: FloatMap) -> Refined:
+    def embed(self, image: RGB) -> None: ...
+
+    def __call__(
+        self, image: RGB, boxes: NDArray[np.float32], saliency: FloatMap, embedding: FloatMap | None = None
+    ) -> Refined:
         height, width = image.shape[:2]
         filled = []
         for x0, y0, x1, y1 in boxes.astype(int):
@@ -275,6 +287,10 @@ class Colour:
 
     name = "colour"
     id = "colour-1"
+    layout = FeatureLayout()
+
+    def at(self, prompt: SaliencyPrompt, objects: int) -> "Colour":
+        return self
 
     def __call__(self, image: RGB) -> FloatMap:
         return image.astype(np.float32)
@@ -283,13 +299,15 @@ class Colour:
 def test_propose_asks_every_model_and_counts() -> None:
     method = SegmentAnyAnomaly(Boxes(), Fill(), Colour())
     image = np.zeros((4, 6, 3), np.uint8)
-    found = method.propose("k", image, ["anomaly", "wick"], np.zeros((4, 6), np.float32))
-    assert method.calls == 2
+    found = method.propose("k", image, Query(("anomaly", "wick"), object="candle"), np.zeros((4, 6), np.float32))
+    assert method.calls == 3  # the generator, the object's mask, the candidate's
     assert method.features(image).shape == (4, 6, 3)
-    assert method.calls == 3
+    assert method.calls == 4
     assert found.phrases == ("anomaly", "wick")
     assert found.unknown_words == ("wick",)
     assert found.masks[0].area == 12
+    assert found.objects == found.masks
+    assert found.pending is None
     assert method.models == {"generator": "boxes", "refiner": "fill", "features": "colour"}
     assert method.ids == {"generator": "boxes-1", "refiner": "fill-1", "features": "colour-1"}
     assert method.id == "boxes-1+fill-1+colour-1"
