@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from saa_core.features.base import FeatureLayout
 from saa_core.maps import resize
 from saa_core.types import RGB, FloatMap
-from saa_core.views import PLAIN, WHITENED, FittedView, View, sample_cells
+from saa_core.views import FittedView, View, sample_cells, views_of
 from saa_core.whitening import Whitening
 
 REFERENCES = 40
@@ -33,7 +33,8 @@ _BORDER, _BORDER_WEIGHT = 0.04, 0.5
 _LINE_TAIL, _LINE_IMAGES = 0.998, 0.2
 """A line stands out when it exceeds the strongest 0.2 % of the cells of the calmest fifth of the images."""
 _LINE_CEILING = 3.0
-_WORK_AREA = 200 * 200
+_WORK_AREA, _MOST_WORK_AREA = 200 * 200, 2**18
+"""Pixels that a map is fitted on: about 4 a cell of the features, but at least and at most so many."""
 _RADIUS, _EDGE = 6, 1e-3
 _LINE_RADIUS, _LINE_EDGE = 2, 1e-4
 """Guided filters: radius in pixels of the working size, and the variance of grey in [0, 1] that counts as an edge."""
@@ -85,7 +86,7 @@ class BatchContext:
         chosen = tuple(sorted(set(keys), key=_rank)[:REFERENCES])
         if not chosen:
             raise ValueError("a context needs at least one image")
-        settings = WHITENED if layout.whiten else PLAIN
+        settings = views_of(layout)
         parts = [_summary(key, load(key), settings, layout.lines) for key in chosen]
         samples, medians, peaks = zip(*parts, strict=True)
         level = np.median(medians, axis=0).astype(np.float32)
@@ -147,10 +148,11 @@ def dense_map(saliency: Saliency, image: RGB) -> FloatMap:
         image: uint8 (H, W, 3), RGB.
 
     Returns:
-        float32 (h', w') in [0, 1) with the image's proportions and about 40 000 pixels: 1 - exp(-s), s the sum of
-        novelty and lines. Comparable over the set, and calibrated by it.
+        float32 (h', w') in [0, 1) with the image's proportions and about 40 000 pixels, up to 2**18 where the
+        features are finer: 1 - exp(-s), s the sum of novelty and lines. Comparable over the set, and calibrated by it.
     """
-    guide = _guide(image)
+    area = min(max(_WORK_AREA, 4 * saliency.novelty.size), _MOST_WORK_AREA)
+    guide = _guide(image, area)
     novelty = _guided(saliency.novelty, guide, _RADIUS, _EDGE)
     lines = _guided(saliency.lines, guide, _LINE_RADIUS, _LINE_EDGE)
     total: FloatMap = 1 - np.exp(-np.maximum(novelty, 0) - np.maximum(lines, 0))
@@ -220,10 +222,10 @@ def _border_weight(shape: tuple[int, ...]) -> FloatMap:
     return weight
 
 
-def _guide(image: RGB) -> FloatMap:
-    """Grey in [0, 1] at the working size."""
+def _guide(image: RGB, area: int) -> FloatMap:
+    """Grey in [0, 1] at the working size, of about `area` pixels."""
     height, width = image.shape[:2]
-    factor = (_WORK_AREA / (height * width)) ** 0.5
+    factor = (area / (height * width)) ** 0.5
     size = max(1, round(width * factor)), max(1, round(height * factor))
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=method)
@@ -247,7 +249,7 @@ def _box(values: FloatMap, radius: int) -> FloatMap:
 def _view_arrays(fitted: FittedView) -> dict[str, NDArray[Any]]:
     view = fitted.view
     arrays: dict[str, NDArray[Any]] = {
-        "view": np.array([view.cells, view.references, view.unit, view.local, view.weight], np.float64),
+        "view": np.array([view.cells, view.references, view.unit, view.local, view.weight, view.tile], np.float64),
         "cells": fitted.cells,
         "level": fitted.level,
         "span": fitted.span,
@@ -263,7 +265,7 @@ def _view_arrays(fitted: FittedView) -> dict[str, NDArray[Any]]:
 
 def _view_from(arrays: Mapping[str, NDArray[Any]], number: int) -> FittedView:
     part = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
-    cells, references, unit, local, weight = part["view"].tolist()
+    cells, references, unit, local, weight, tile = part["view"].tolist()
     metric = Whitening(part["median"], part["mean"], part["projection"]) if "projection" in part else None
-    view = View(int(cells), int(references), bool(unit), local, weight)
+    view = View(int(cells), int(references), bool(unit), local, weight, int(tile))
     return FittedView(view, metric, part["cells"], part["level"], part["span"])

@@ -26,6 +26,11 @@ from saa_core.properties import may_be_objects
 from saa_core.refiners.base import Refined, RegionRefiner
 from saa_core.rules import Judgement, columns, judge, reason
 from saa_core.types import RGB, AnomalyResult, Boxes, Candidates, FloatMap, Query, Region, SetLevels
+from saa_core.views import reduce_grid
+
+_MOST_CELLS = 2**16
+"""Cells that are compared with one another at most, as many as the released program's finest grid has: the work grows
+with their square. The finer grid of a tiled image is reduced."""
 
 
 @dataclass(slots=True)
@@ -183,11 +188,14 @@ def saliency_map(features: FloatMap, prompt: SaliencyPrompt, objects: Sequence[R
         case "batch":
             raise ValueError("the set is the context: see prior_map")
         case "object":
+            features = reduce_grid(features, _MOST_CELLS)
             height, width = features.shape[:2]
             grids = [masks.decode(masks.resize(mask, height, width)) for mask in objects]
             return saliency.object_context(features, grids)
         case source:
-            return saliency.image_context(features, prompt.neighbours, farthest=source == "image-farthest")
+            return saliency.image_context(
+                reduce_grid(features, _MOST_CELLS), prompt.neighbours, farthest=source == "image-farthest"
+            )
 
 
 def decide(

@@ -53,8 +53,10 @@ def tiny_network(seed: int = 0) -> Any:
         for name, weights in network.named_parameters():
             if "gamma" in name:
                 weights.uniform_(0.2, 0.6)
-            elif "sampling_offsets.weight" in name or "attention_weights.weight" in name or "bbox_embed" in name:
+            elif "sampling_offsets.weight" in name or "attention_weights.weight" in name:
                 weights.normal_(0, 0.05)
+            elif "bbox_embed" in name:
+                weights.normal_(0, 0.1)
             elif "relative_position_bias" in name:
                 weights.normal_(0, 0.5)
             elif weights.dim() == 1:
@@ -64,10 +66,10 @@ def tiny_network(seed: int = 0) -> Any:
 
 
 def _spread_scores(transformer: Any) -> None:
-    """Token logits, products of two normalised vectors, to a mean of about -5 and a deviation of about 2."""
+    """Token logits, products of two normalised vectors, to a mean of about -7 and a deviation of about 3."""
     words = transformer.encoder.text_layers[-1].norm2.bias.normal_(0, 0.5)
-    transformer.decoder.norm.weight.mul_(0.12)
-    transformer.decoder.norm.bias.copy_(words * (-5 / words.square().sum()))
+    transformer.decoder.norm.weight.mul_(0.2)
+    transformer.decoder.norm.bias.copy_(words * (-7 / words.square().sum()))
 
 
 def words_folder(folder: Path) -> Path:
@@ -81,3 +83,41 @@ def tiny_grounding_dino(folder: Path, captions: CaptionMode = "separate", seed: 
     """A generator over `tiny_network`; needs a folder to write its words to."""
     words = tokenizer(words_folder(folder), len(WORDS))
     return GroundingDino(tiny_network(seed), words, "0" * 64, "tiny", Compute(), captions, SCALE)
+
+
+def tiny_sam(seed: int = 0) -> Any:
+    """SAM with three layers of width 48, one of them over the whole image, for images of 128 pixels."""
+    from functools import partial
+
+    import torch
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    torch.manual_seed(seed)
+    side, width = 128, 32
+    encoder = ImageEncoderViT(
+        img_size=side,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        mlp_ratio=2,
+        out_chans=width,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=3,
+        global_attn_indexes=(1,),
+    )
+    prompts = PromptEncoder(width, (side // 16, side // 16), (side, side), mask_in_chans=8)
+    decoder = MaskDecoder(
+        transformer_dim=width,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=4, mlp_dim=64),
+        iou_head_hidden_dim=32,
+    )
+    sam = Sam(encoder, prompts, decoder).eval()
+    with torch.no_grad():
+        for name, weights in sam.named_parameters():
+            if "rel_pos" in name or "pos_embed" in name:
+                weights.normal_(0, 0.5)
+        # Logits of both signs, with a border between them, and a sure prediction of the IoU.
+        decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(400)
+        decoder.iou_prediction_head.layers[-1].bias.fill_(0.7)
+    return sam

@@ -216,10 +216,12 @@ def fuse(block: Any, image: Tensor, words: Tensor, keep: Tensor) -> tuple[Tensor
     level = torch.einsum("blhd,hd->bhl", keys, it.v_proj.bias.unflatten(0, heads)).flatten(1, 2)
     scores = torch.baddbmm(level[..., None], looks, image.transpose(1, 2)).unflatten(1, (-1, length))
 
+    # Over a head's words its weights sum to 1, so that each head brings its share of the bias along.
     of_words = scores.masked_fill(~keep[:, None, :, None], -torch.inf).softmax(2).flatten(1, 2)
     values = it.values_l_proj(words).unflatten(-1, heads)
     gives = torch.einsum("blhd,chd->bhlc", values, it.out_v_proj.weight.unflatten(1, heads)).flatten(1, 2)
-    changed = torch.baddbmm(image + block.gamma_v * it.out_v_proj.bias, of_words.transpose(1, 2), gives * block.gamma_v)
+    gives = (gives + it.out_v_proj.bias / it.num_heads) * block.gamma_v
+    changed = image + of_words.transpose(1, 2) @ gives
 
     of_image = (scores.softmax(-1).flatten(1, 2) @ image).unflatten(1, (-1, length))
     read = torch.einsum("bhlc,hdc->blhd", of_image, it.values_v_proj.weight.unflatten(0, heads))

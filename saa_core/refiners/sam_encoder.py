@@ -85,25 +85,15 @@ def _attention(q: Any, k: Any, v: Any, down: Any, across: Any) -> Any:
     from torch.nn.functional import scaled_dot_product_attention
 
     tokens = q.shape[1] * q.shape[2]
-    step = max(1, _BIAS // tokens**2)
-    rows = max(1, _BIAS // (q.shape[2] * tokens))
-
-    def attend(q: Any, k: Any, v: Any, down: Any) -> Any:
-        bias = None if down is None else _bias(q, down, across)[None]
-        q, k, v = (part[None].flatten(2, 3) for part in (q, k, v))
-        return scaled_dot_product_attention(q, k, v, attn_mask=bias)[0]
-
+    step = max(1, _BIAS // tokens**2) if down is not None else len(q)
     found = [
-        torch.cat(
-            [
-                attend(part, keys, values, None if down is None else table)
-                for part, table in zip(queries.split(rows, 1), down.split(rows), strict=True)
-            ],
-            1,
-        )
-        for queries, keys, values in zip(q.split(step), k.split(step), v.split(step), strict=True)
+        scaled_dot_product_attention(
+            *(part[None].flatten(2, 3) for part in group),
+            attn_mask=None if down is None else _bias(group[0], down, across)[None],
+        )[0]
+        for group in zip(q.split(step), k.split(step), v.split(step), strict=True)
     ]
-    return torch.cat(found)
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def _bias(q: Any, down: Any, across: Any) -> Any:

@@ -12,7 +12,10 @@ from tests.contracts.images import IMAGES, noise, peak
 PHRASES = ("anomaly", "dark scratch", "frobnicated wick")
 
 
-def propose(generator: RegionGenerator, image: RGB, query: Query = Query(PHRASES)) -> Proposals:
+QUERY = Query(PHRASES)
+
+
+def propose(generator: RegionGenerator, image: RGB, query: Query = QUERY) -> Proposals:
     parts = generator.parts(query)
     return merge(query, parts, generator([Request(image, part, peak()) for part in parts]))
 

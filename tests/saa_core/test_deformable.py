@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it imports timm by an old name
+    attention = pytest.importorskip("groundingdino.models.GroundingDINO.ms_deform_attn")
 
 from saa_core.generators.deformable import DeformableAttention, Places, by_bags, by_grid  # noqa: E402
 
@@ -58,11 +61,8 @@ def test_places_that_are_no_number_find_none() -> None:
 @pytest.fixture(scope="module")
 def module() -> Any:
     """groundingdino-py's layer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from groundingdino.models.GroundingDINO.ms_deform_attn import MultiScaleDeformableAttention
     torch.manual_seed(0)
-    module = MultiScaleDeformableAttention(WIDTH, HEADS, len(SHAPES), POINTS, batch_first=True).eval()
+    module = attention.MultiScaleDeformableAttention(WIDTH, HEADS, len(SHAPES), POINTS, batch_first=True).eval()
     with torch.no_grad():
         for weights in module.parameters():
             weights.normal_(0, 0.3)

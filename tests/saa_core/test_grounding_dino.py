@@ -36,7 +36,7 @@ from saa_core.generators.grounding_model import ARCHITECTURES, backbone, bert, b
 from saa_core.generators.grounding_text import TextEncoder, joined  # noqa: E402
 from saa_core.generators.grounding_transformer import Pyramid, Transformer  # noqa: E402
 from saa_core.generators.swin import stages  # noqa: E402
-from saa_core.runtime import Compute  # noqa: E402
+from saa_core.runtime import Compute, prepare  # noqa: E402
 
 TEXTS = (("defect on bottle",), ("crack", "white print", "black hole"), ("scratch",), ("dark spot, small", "crack"))
 REAL = ["mvtec_ad/pill/test/contamination/002.png", "magnetic_tile/magnetic_tile/test/blowhole/000.png"]
@@ -45,6 +45,7 @@ REAL = ["mvtec_ad/pill/test/contamination/002.png", "magnetic_tile/magnetic_tile
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """Operations this small are faster without company."""
+    prepare()  # or the first generator would set the number again
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -188,40 +189,44 @@ def close(found: Any, expected: Any, scale: float = 1.0) -> None:
 
 
 class TestGroundingDinoIsAGenerator(RegionGeneratorContract):
-    @pytest.fixture(scope="class")
-    def generator(self, words: Any) -> GroundingDino:
-        return generator_of(words)
+    @pytest.fixture
+    def generator(self, generator: GroundingDino) -> GroundingDino:
+        return generator
+
+
+@pytest.fixture(scope="module", params=[(97, 141), (72, 64), (128, 40)], ids=str)
+def pixels(request: pytest.FixtureRequest) -> Any:
+    return torch.randn(1, 3, *request.param, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def captions(words: Any) -> list[Caption]:
+    return [Captions(words).write(text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def expected(published: Plain, pixels: Any, captions: list[Caption]) -> list[SimpleNamespace]:
+    """One pass of groundingdino-py for each caption."""
+    return [published(pixels, [caption.text]) for caption in captions]
+
+
+@pytest.fixture(scope="module")
+def found(network: Any, words: Any, pixels: Any, captions: list[Caption]) -> SimpleNamespace:
+    """All captions as one batch."""
+    ends = words.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])
+    transformer = Transformer(network)
+    with torch.inference_mode():
+        text = joined(TextEncoder(network, ends, len(captions))(captions))
+        one = pyramid_of(network, pixels)
+        image = Pyramid(one.tokens.expand(len(captions), -1, -1), one.shapes)
+        memory, tokens = transformer.encode(image, text)
+        selection = transformer.select(memory, tokens, text.keep, image.shapes)
+        logits, boxes = transformer.decode(memory, tokens, text.keep, selection, image.shapes)
+    return SimpleNamespace(text=text, memory=memory, words=tokens, chosen=selection.tokens, logits=logits, boxes=boxes)
 
 
 class TestBatches:
     """Captions of several lengths as one batch, against one pass of groundingdino-py for each."""
-
-    @pytest.fixture(scope="class", params=[(97, 141), (64, 64), (128, 40)], ids=str)
-    def pixels(self, request: pytest.FixtureRequest) -> Any:
-        return torch.randn(1, 3, *request.param, generator=torch.Generator().manual_seed(1))
-
-    @pytest.fixture(scope="class")
-    def captions(self, words: Any) -> list[Caption]:
-        return [Captions(words).write(text) for text in TEXTS]
-
-    @pytest.fixture(scope="class")
-    def expected(self, published: Plain, pixels: Any, captions: list[Caption]) -> list[SimpleNamespace]:
-        return [published(pixels, [caption.text]) for caption in captions]
-
-    @pytest.fixture(scope="class")
-    def found(self, network: Any, words: Any, pixels: Any, captions: list[Caption]) -> SimpleNamespace:
-        ends = words.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])
-        transformer = Transformer(network)
-        with torch.inference_mode():
-            text = joined(TextEncoder(network, ends, len(captions))(captions))
-            one = pyramid_of(network, pixels)
-            image = Pyramid(one.tokens.expand(len(captions), -1, -1), one.shapes)
-            memory, tokens = transformer.encode(image, text)
-            selection = transformer.select(memory, tokens, text.keep, image.shapes)
-            logits, boxes = transformer.decode(memory, tokens, text.keep, selection, image.shapes)
-        return SimpleNamespace(
-            text=text, memory=memory, words=tokens, chosen=selection.tokens, logits=logits, boxes=boxes
-        )
 
     def test_text_and_image_after_the_encoder(
         self, found: SimpleNamespace, expected: list[SimpleNamespace], captions: list[Caption]
@@ -322,13 +327,13 @@ class TestProposals:
     def test_of_a_caption_on_a_real_image(
         self, generator: GroundingDino, published: Plain, words: Any, shared: Path, name: str
     ) -> None:
-        image, phrases = real(shared, name), ("white print", "crack")
+        image, phrases = real(shared, name), ("black hole", "crack")
         found = ask(generator, image, Query(phrases, (0, 0)))
         boxes, scores, peaks = self.expected(published, words, image, phrases, None)
-        assert 0 < len(boxes) < TINY.changes["num_queries"]
+        assert len(boxes)
         np.testing.assert_allclose(found.boxes, boxes, rtol=1e-4, atol=1e-2)
         np.testing.assert_allclose(found.peaks, peaks, rtol=1e-4)
-        # [CLS] white print . crack . [SEP]
+        # [CLS] black hole . crack . [SEP]
         by_phrase = np.stack([scores[:, 1:3].max(axis=1), scores[:, 4]], axis=1)
         np.testing.assert_allclose(found.scores, by_phrase, rtol=1e-4, atol=1e-6)
 
@@ -433,7 +438,7 @@ class TestParts:
         phrases = tuple(f"{'long ' * number}crack" for number in range(30))
         parts = generator.parts(Query(phrases, (3,) * 30))
         assert sum((part.phrases for part in parts), ()) == phrases
-        assert len(parts) == 3
+        assert len(parts) == 2
 
 
 class TestWork:
@@ -474,12 +479,11 @@ class TestWork:
             np.testing.assert_array_equal(one.object_boxes, other.object_boxes)
 
 
-def with_weights(name: str, value: float, **sizes: int) -> Any:
-    """The tiny network with one tensor, or a part of it, set to a number."""
+def with_weights(name: str, value: float, start: int = 0) -> Any:
+    """The tiny network with a tensor set to a number, from one of its rows on."""
     network = tiny_network()
-    tensor = dict(network.named_parameters())[name]
     with torch.no_grad():
-        tensor[sizes["start"] :] = value
+        network.state_dict()[name][start:] = value
     return network
 
 
@@ -512,9 +516,9 @@ class TestBadInput:
     def test_300_phrases(self, mode: str, request: pytest.FixtureRequest) -> None:
         generator: GroundingDino = request.getfixturevalue(mode)
         known = [word for word in WORDS if word.isalpha()]
-        phrases = tuple(f"{known[number % 20]} {known[number // 20]}" for number in range(300))
-        found = ask(generator, noise((30, 40)), Query(phrases if mode == "joint" else phrases[:40]))
-        assert found.scores.shape == (len(found.boxes), len(phrases) if mode == "joint" else 40)
+        phrases = tuple(f"{first} {second}" for first in known for second in known)[:300]
+        found = ask(generator, noise((8, 8)), Query(phrases))
+        assert found.scores.shape == (len(found.boxes), 300)
         assert (found.scores.max(axis=0) > 0).mean() > 0.9
 
     def test_a_phrase_longer_than_a_caption(self, generator: GroundingDino) -> None:
@@ -554,7 +558,7 @@ class TestBadInput:
         ],
     )
     def test_boxes_without_a_number_are_dropped(self, words: Any, name: str) -> None:
-        network = with_weights(name, float("nan"), start=0)
+        network = with_weights(name, float("nan"))
         self.nothing(ask(generator_of(words, network), noise((60, 90)), self.QUERY))
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 600), (600, 1), (3, 1500)])

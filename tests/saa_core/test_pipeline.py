@@ -289,7 +289,7 @@ class Colour:
     id = "colour-1"
     layout = FeatureLayout()
 
-    def at(self, prompt: SaliencyPrompt, objects: int) -> "Colour":
+    def at(self, prompt: SaliencyPrompt, objects: int) -> Colour:
         return self
 
     def __call__(self, image: RGB) -> FloatMap:
