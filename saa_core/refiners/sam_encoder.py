@@ -86,13 +86,11 @@ def _attention(q: Any, k: Any, v: Any, down: Any, across: Any) -> Any:
 
     tokens = q.shape[1] * q.shape[2]
     step = max(1, _BIAS // tokens**2) if down is not None else len(q)
-    found = [
-        scaled_dot_product_attention(
-            *(part[None].flatten(2, 3) for part in group),
-            attn_mask=None if down is None else _bias(group[0], down, across)[None],
-        )[0]
-        for group in zip(q.split(step), k.split(step), v.split(step), strict=True)
-    ]
+    found = []
+    for group in zip(q.split(step), k.split(step), v.split(step), strict=True):
+        bias = None if down is None else _bias(group[0], down, across)[None]
+        queries, keys, values = (part[None].flatten(2, 3) for part in group)
+        found.append(scaled_dot_product_attention(queries, keys, values, attn_mask=bias)[0])
     return torch.cat(found) if len(found) > 1 else found[0]
 
 
