@@ -229,6 +229,7 @@ def _run_record(run: Run) -> RunRecord:
         bundle=run.bundle_id,
         profile=run.profile,
         models=run.models,
+        setup=run.setup,
         code=run.code,
         source=run.source,
         state=cast(RunState, run.state),

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from saa_core import masks
 from saa_core.checkpoints import CHECKPOINTS, check_keys, load_state, named
 from saa_core.masks import Rle
+from saa_core.refiners import sam_decoder, sam_encoder
 from saa_core.refiners.base import Refined
-from saa_core.refiners.sam_encoder import speed_up
+from saa_core.refiners.sam_decoder import Scene
 from saa_core.runtime import Compute, converted, in_batches, inference, pack_linears, prepare
 from saa_core.types import RGB, BoolMask, Boxes, FloatMap
 
@@ -35,7 +37,7 @@ class Sam:
     """The refiner. Read-only; threads may share it.
 
     A mask's quality is the geometric mean of the IoU that SAM predicts for it and of its stability: the IoU of the
-    masks at logits of +1 and -1, on SAM's own grid of 256 x 256.
+    masks at logits of +1 and -1, on the part of SAM's own grid of 256 x 256 that shows the image.
 
     Args:
         model: segment-anything's network with its weights; taken over.
@@ -48,16 +50,14 @@ class Sam:
     reads_set = False
 
     def __init__(self, model: Any, digest: str, size: str, compute: Compute) -> None:
-        from segment_anything.utils.transforms import ResizeLongestSide
-
         prepare()
         self._model, self._compute = model.to(compute.device).eval(), compute
         self._origin = f"{size}-{digest[:12]}"
-        self._resize = ResizeLongestSide(model.image_encoder.img_size)
+        self._side = model.image_encoder.img_size
         self._at_once = 1 if compute.device == "cpu" else _BOXES_AT_ONCE
-        speed_up(model.image_encoder)
-        if compute.device == "cpu" and compute.runtime == "torch":
-            pack_linears(model.image_encoder)
+        sam_decoder.speed_up(model.mask_decoder)
+        if compute.runtime == "torch":  # OpenVINO fuses attention by itself
+            pack_linears(sam_encoder.speed_up(model.image_encoder))
 
     @classmethod
     def load(cls, spec: str, weights: Path | None, compute: Compute) -> Self:
@@ -87,7 +87,9 @@ class Sam:
         """What `SamPredictor.set_image` works out: float32 (C, h, w), (256, 64, 64) for the published networks."""
         import torch
 
-        seen = torch.as_tensor(self._resize.apply_image(image).copy(), device=self._compute.device)
+        height, width = self._seen(*image.shape[:2])
+        small = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BILINEAR)
+        seen = torch.as_tensor(np.array(small), device=self._compute.device)
         with inference(self._compute):
             found = self._encode(self._model.preprocess(seen.permute(2, 0, 1)[None].contiguous()))
             return np.asarray(found[0].float().cpu().numpy(), np.float32)
@@ -99,8 +101,13 @@ class Sam:
         encoder = self._model.image_encoder
         if self._compute.runtime == "torch":
             return encoder  # type: ignore[no-any-return]
-        side = encoder.img_size
-        return converted(encoder, torch.zeros(1, 3, side, side), f"{self._origin}-{_VERSION}", self._compute)
+        example = torch.zeros(1, 3, self._side, self._side)
+        return converted(encoder, example, f"{self._origin}-{_VERSION}", self._compute)
+
+    def _seen(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which SAM sees an image, in the corner of a square of `_side`."""
+        scale = self._side / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def __call__(self, image: RGB, boxes: Boxes, saliency: FloatMap, embedding: FloatMap | None = None) -> Refined:
         """Refine every box; see `RegionRefiner`. One with NaN, without area or outside the image has an empty mask."""
@@ -111,39 +118,32 @@ class Sam:
         rows = np.flatnonzero(usable)
         if not rows.size:
             return Refined(tuple(found), quality)
-        features = self._features(self.embed(image) if embedding is None else embedding)
+        embedding = self.embed(image) if embedding is None else embedding
         with inference(self._compute):
+            scene = self._scene(embedding)
             decoded = in_batches(
-                rows.tolist(), self._at_once, lambda batch: self._decode(features, boxes[list(batch)], (height, width))
+                rows.tolist(), self._at_once, lambda batch: self._decode(scene, boxes[list(batch)], (height, width))
             )
         for row, (mask, sure) in zip(rows.tolist(), decoded, strict=True):
             found[row], quality[row] = mask, sure
         return Refined(tuple(found), quality)
 
-    def _features(self, embedding: FloatMap) -> Any:
+    def _scene(self, embedding: FloatMap) -> Scene:
         import torch
 
-        return torch.as_tensor(np.array(embedding, np.float32), device=self._compute.device)[None]
+        return sam_decoder.scene(self._model, torch.tensor(embedding, device=self._compute.device))
 
-    def _decode(self, features: Any, boxes: Boxes, size: tuple[int, int]) -> Sequence[tuple[Rle, float]]:
+    def _decode(self, scene: Scene, boxes: Boxes, size: tuple[int, int]) -> Sequence[tuple[Rle, float]]:
         import torch
 
-        model = self._model
-        wanted = torch.as_tensor(np.array(boxes, np.float32), device=self._compute.device)
-        sparse, dense = model.prompt_encoder(
-            points=None, boxes=self._resize.apply_boxes_torch(wanted, size), masks=None
-        )
-        logits, predicted = model.mask_decoder(
-            image_embeddings=features,
-            image_pe=model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        logits, predicted = logits.float(), predicted.float()
-        seen = self._resize.get_preprocess_shape(*size, self._resize.target_length)
-        sure = (predicted[:, 0].clamp(0, 1) * _stability(logits[:, 0])).sqrt().cpu().numpy()
-        drawn = (self._drawn(each[None], seen, size) for each in logits)
+        seen = self._seen(*size)
+        scale = [seen[1] / size[1], seen[0] / size[0]] * 2
+        wanted = torch.tensor(boxes * np.array(scale, np.float32), device=self._compute.device)
+        logits, predicted = (part.float() for part in sam_decoder.decode(self._model, scene, wanted))
+        shown = (-(-side * logits.shape[-1] // self._side) for side in seen)
+        stable = _stability(logits[(slice(None), *map(slice, shown))])
+        sure = (predicted.clamp(0, 1) * stable).sqrt().cpu().numpy()
+        drawn = (self._drawn(each[None, None], seen, size) for each in logits)
         return [(mask, float(each)) for mask, each in zip(drawn, sure, strict=True)]
 
     def _drawn(self, logits: Any, seen: tuple[int, int], size: tuple[int, int]) -> Rle:

@@ -177,3 +177,25 @@ def test_the_published_size_from_a_file(tmp_path: Path, shared: Path) -> None:
     for mask, expected in zip(refiner(image, boxes, peak()).masks, logits, strict=True):
         differs = masks.decode(mask) != (expected > 0)
         assert (np.abs(expected[differs]) < 1e-3).all()
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1)])
+def test_an_image_of_one_line_is_seen(sam: Sam, size: tuple[int, int]) -> None:
+    """At SAM's size it would have no line at all."""
+    image = noise(size)
+    whole = np.array([[0, 0, size[1], size[0]]], np.float32)
+    found = sam(image, whole, peak())
+    assert found.masks[0].size == size
+    assert np.isfinite(sam.embed(image)).all()
+
+
+def test_stability_is_that_of_the_image_without_its_padding(sam: Sam) -> None:
+    image = noise((48, 128))
+    boxes = boxes_in(image)
+    predictor = SamPredictor(tiny_sam())
+    predictor.set_image(image)
+    _, iou, logits = predictor.predict_torch(None, None, boxes=torch.tensor(boxes), multimask_output=False)
+    shown = logits[:, 0, :12]  # a quarter of 48 of the 32 lines
+    stability = (shown > 1).sum((1, 2)) / (shown > -1).sum((1, 2)).clamp(min=1)
+    expected = (iou[:, 0].clamp(0, 1) * stability).sqrt()
+    np.testing.assert_allclose(sam(image, boxes, peak()).quality, expected.numpy(), atol=1e-4)
