@@ -14,7 +14,7 @@ from integrations.settings import Settings
 from saa_core.batch import BatchContext
 from saa_core.checkpoints import ensure_offline
 from saa_core.errors import StoreError
-from saa_core.models import ModelSetup, build
+from saa_core.models import WEIGHT_FREE, ModelSetup, build
 from saa_core.prompts import PromptBundle
 from saa_core.types import FloatMap, ImageRef
 
@@ -39,15 +39,9 @@ def store_of(run: RunRecord, settings: Settings, bundle: PromptBundle) -> Candid
 
 
 def store_for(product: str, catalog: Catalog, settings: Settings, bundle: PromptBundle) -> CandidateStore:
-    """The store over the models of a product's latest run.
-
-    Raises:
-        StoreError: Nothing was ever labelled for the product.
-    """
+    """The store over the models of a product's latest run; the weight-free ones where nothing was labelled yet."""
     run = catalog.latest_run(product, state="done")
-    if run is None:
-        raise StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one")
-    return store_of(run, settings, bundle)
+    return store_of(run, settings, bundle) if run else store_at(str(settings.workspace), WEIGHT_FREE, bundle)
 
 
 def descriptor_of(settings: Settings, product: str, run: str | None) -> Callable[[ImageRef], FloatMap]:
