@@ -63,9 +63,11 @@ def set_floor(best: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[
         floor: float64 (...), the bundle's region floor, in [0, 1].
 
     Returns:
-        The 90 % quantile of `best`, but at least half of `floor` and at most `floor`. Ours, not the paper's.
+        The 90 % quantile of `best`, each at least half of `floor`, but at most `floor`. Ours, not the paper's.
     """
-    tenth = np.quantile(best, 0.9, axis=-1) if best.shape[-1] else floor
+    # What is under the half cannot be shown, and is known only as that where masks are made lazily.
+    known = np.maximum(best, np.asarray(floor / 2)[..., None])
+    tenth = np.quantile(known, 0.9, axis=-1) if best.shape[-1] else floor
     return np.asarray(np.clip(tenth, floor / 2, floor), np.float64)
 
 
