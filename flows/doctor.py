@@ -21,7 +21,7 @@ from integrations.label_studio.push import remembered_project
 from integrations.label_studio.served import serves_images
 from integrations.settings import Settings
 from integrations.weights import download
-from saa_core.checkpoints import Checkpoint, find, torch_hub_cache, verify
+from saa_core.checkpoints import Checkpoint, find, require, torch_hub_cache, verify
 from saa_core.errors import CheckpointError, SaaError
 from saa_core.models import ModelSetup, checkpoints_of
 from saa_core.runtime import choose
@@ -32,6 +32,8 @@ State = Literal["ok", "absent", "broken"]
 _FOUNDATION = ("torch", "torchvision", "groundingdino-py", "segment-anything", "timm", "transformers")
 
 
+WEIGHTS = "weights: "
+"""Checks of files that the main job does without."""
 _SECONDS = 10.0
 """Patience with a server."""
 
@@ -95,12 +97,14 @@ def _device(setup: ModelSetup) -> Check:
 
 def _weights(setup: ModelSetup) -> Iterator[Check]:
     """A check for each file; its content is looked at, since half a download is worse than none."""
+    folder = setup.weights or torch_hub_cache()
     for checkpoint in checkpoints_of(setup):
-        name, size = f"weights: {checkpoint.label}", f"{(checkpoint.size or 0) / 1e6:.0f} MB"
+        name, size = f"{WEIGHTS}{checkpoint.label}", f"{(checkpoint.size or 0) / 1e6:.1f} MB"
         try:
             path = find(checkpoint, setup.weights)
         except CheckpointError:
-            yield Check(name, "absent", f"{checkpoint.source}, {checkpoint.licence}, {size}", "`saa doctor --download`")
+            detail = f"{checkpoint.url} ({size}, {checkpoint.licence})"
+            yield Check(name, "absent", detail, f"`saa doctor --download`, or put it into {folder}")
             continue
         yield _attempt(name, partial(_whole, checkpoint, path), "delete it, and get it again")
 
@@ -116,6 +120,11 @@ def fetch(settings: Settings, setup: ModelSetup) -> list[Path]:
         SaaError: The setting `offline` forbids it, the source does not answer, or gives another file.
     """
     folder, found = setup.weights or torch_hub_cache(), []
+    if settings.offline:
+        try:
+            require(checkpoints_of(setup), setup.weights)
+        except CheckpointError as error:
+            raise CheckpointError(error.name, f"SAA_OFFLINE forbids connections; {error.reason}") from error
     for checkpoint in checkpoints_of(setup):
         try:
             path = find(checkpoint, setup.weights)

@@ -66,6 +66,7 @@ class RunSummary(BaseModel):
     bundle: str
     profile: str
     models: dict[str, str]
+    model_ids: dict[str, str] = {}
     images: ImageCounts
     model_calls: int
     regions: int
@@ -138,6 +139,8 @@ def summarise(
     states = Counter(row.state for row in rows)
     usable = len(rows) - states["quarantined"]
     notes = [SMALL_SET] if request.bundle.saliency.source == "batch" and 0 < usable < 3 else []
+    if request.setup.tile is not None:
+        notes.append(f"Larger images were looked at in tiles of {request.setup.tile} pixels too.")
     return RunSummary(
         run=run,
         product=request.product,
@@ -145,6 +148,7 @@ def summarise(
         bundle=request.bundle.id,
         profile=request.bundle.profile,
         models=build(request.setup, request.bundle).models,
+        model_ids=build(request.setup, request.bundle).ids,
         images=ImageCounts(**{state: states[state] for state in ("labelled", "reused", "quarantined")}),
         model_calls=calls,
         regions=sum(row.regions for row in rows),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from saa_core.checkpoints import CHECKPOINTS, Checkpoint, timm_checkpoint
+from saa_core.checkpoints import CHECKPOINTS, Checkpoint, require, timm_checkpoint
 from saa_core.features.base import FeatureExtractor
 from saa_core.features.filter_bank import FilterBank
 from saa_core.generators.base import RegionGenerator
@@ -93,6 +93,7 @@ def _models(setup: ModelSetup) -> tuple[RegionGenerator, RegionRefiner, FeatureE
     refiner: RegionRefiner = Contour()
     extractor: FeatureExtractor = FilterBank()
     if compute and setup.models == "foundation":
+        require(checkpoints_of(setup), setup.weights)  # one error that names all that is absent
         generator, refiner = _foundation(setup, compute)
     if compute:
         extractor = _cnn(setup, compute)

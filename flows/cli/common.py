@@ -118,7 +118,7 @@ FeaturesOption = Annotated[
     typer.Option(
         "--features",
         rich_help_panel=_NETWORKS,
-        help="Backbone of the features, any of timm's, or NAME:FILE for a state dict of yours, with any --models. "
+        help="Backbone of the features, any CNN of timm's, or NAME:FILE for a state dict of yours, with any --models. "
         "[default: wide_resnet50_2 for foundation, filter-bank for weight-free]",
     ),
 ]
@@ -127,13 +127,15 @@ DetectorOption = Annotated[
     typer.Option(
         "--detector",
         rich_help_panel=_NETWORKS,
-        help="GroundingDINO: swint or swinb, or swint:FILE for weights of yours.",
+        help="GroundingDINO of foundation: swint or swinb, or swint:FILE for weights of yours.",
     ),
 ]
 SamOption = Annotated[
     str,
     typer.Option(
-        "--sam", rich_help_panel=_NETWORKS, help="SAM: vit_b, vit_l or vit_h, or vit_b:FILE for weights of yours."
+        "--sam",
+        rich_help_panel=_NETWORKS,
+        help="SAM of foundation: vit_b, vit_l or vit_h, or vit_b:FILE for weights of yours.",
     ),
 ]
 CaptionsOption = Annotated[
@@ -235,7 +237,8 @@ def named_setup(**values: Any) -> ModelSetup:
 
 def models_line(models: Mapping[str, str]) -> str:
     """Which models spoke; nobody may take the stand-ins for what they stand in for."""
-    note = " - weight-free, not GroundingDINO or SAM" if "lexical" in models.values() else ""
+    stand_in, own = "lexical" in models.values(), "filter-bank" in models.values()
+    note = f" - {'weight-free, ' if own else ''}not GroundingDINO or SAM" if stand_in else ""
     return f"models: {', '.join(models.values())}{note}"
 
 

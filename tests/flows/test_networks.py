@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -46,7 +45,7 @@ def test_a_backbone_of_ones_own_follows_its_run(photographs: Photographs, tmp_pa
     told = run(
         "label", tmp_path / "photos", "--product", "plate", "--features", resnet, "--workspace", workspace
     ).stdout
-    assert "resnet18 - weight-free, not GroundingDINO or SAM" in told
+    assert "resnet18 - not GroundingDINO or SAM" in told
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -88,7 +87,7 @@ def test_tiles_and_their_run(photographs: Photographs, tmp_path: Path) -> None:
         ("--detector", "yolo", "none of swint and swinb"),
         ("--features", "resnet18:nowhere.pt", "nowhere.pt"),
         ("--features", "resnet81", "did you mean"),
-        ("--weights-dir", "nowhere", "groundingdino_swint_ogc.pth"),
+        ("--weights-dir", "nowhere", "groundingdino_swint_ogc.pth, bert-base-uncased/vocab.txt, sam_vit_h_4b8939.pth"),
     ],
 )
 def test_what_is_not_there_is_one_line(
@@ -119,7 +118,7 @@ def test_doctor_names_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {check["state"] for check in absent.values()} == {"absent"}
     assert all("saa doctor --download" in check["advice"] for check in absent.values())
     (tmp_path / "sam_vit_b_01ec64.pth").write_bytes(b"half of it")
-    found = json.loads(run("doctor", "--sam", "vit_b", "--weights-dir", tmp_path, "--json").stdout)["checks"]
+    found = as_json("doctor", "--sam", "vit_b", "--weights-dir", tmp_path, "--workspace", tmp_path / "w")["checks"]
     (broken,) = (check for check in found if "sam_vit_b" in check["name"])
     assert broken["state"] == "broken"
     assert "cut short" in broken["detail"]
