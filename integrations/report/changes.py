@@ -29,6 +29,8 @@ _TITLES: Final = {
     "property.objects": "Objects in an image",
     "saliency.gain": "Influence of saliency",
     "saliency.neighbours": "Neighbours that saliency looks at",
+    "saliency.input": "Side that a CNN sees the image at",
+    "saliency.stages": "Stages of a CNN that saliency compares",
     "saliency.source": "What an image is compared with",
 }
 _PHRASE = re.compile(r"language\.(?:agnostic|specific)\[(.*)\](?:\.(threshold|weight))?", re.DOTALL)
