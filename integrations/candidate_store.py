@@ -340,19 +340,16 @@ class _Look:
         if generator.reads_set:
             found = store.method.ask([Request(self._image(), part, self._prior()) for part in parts])
             return merge(query, parts, found)
-        kept = [store.blobs.get(*store._part(self.ref, part)) for part in parts]
-        missing = [part for part, each in zip(parts, kept, strict=True) if each is None]
+        stored = {part: store.blobs.get(*store._part(self.ref, part)) for part in parts}
+        name = self.ref.names[0]
+        known = {part: unpack_proposals(data, name) for part, data in stored.items() if data is not None}
+        missing = [part for part in parts if part not in known]
         made = store.method.ask([Request(self._image(), part, _NOTHING) for part in missing]) if missing else []
-        fresh = dict(zip(missing, made, strict=True))
-        for part, each in fresh.items():
+        for part, each in zip(missing, made, strict=True):
             kind, key = store._part(self.ref, part)
             store.blobs.put(kind, key, pack_proposals(each))
-        name = self.ref.names[0]
-        return merge(
-            query,
-            parts,
-            [fresh[p] if each is None else unpack_proposals(each, name) for p, each in zip(parts, kept, strict=True)],
-        )
+            known[part] = each
+        return merge(query, parts, [known[part] for part in parts])
 
     def _image(self) -> RGB:
         if self._pixels is None:
