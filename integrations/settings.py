@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         device: Where networks run: auto takes an accelerator where there is one.
         keep_embeddings: Whether SAM's embedding of each image stays, 2 MB of float16: new phrases then ask for masks
             alone.
+        fiftyone_uri: mongodb:// address of a mongod of yours for FiftyOne; None is the workspace's own, see
+            `saa services`.
+        fiftyone_database: Name of FiftyOne's database there.
+        mongod: Program of the workspace's own mongod; None looks in FiftyOne's package, among the installed services
+            and on PATH.
         services: Folder of the programs that `saa services` installs; about 1 GB for Label Studio.
     """
 
@@ -92,6 +97,9 @@ class Settings(BaseSettings):
     offline: bool = False
     device: DeviceName = "auto"
     keep_embeddings: bool = False
+    fiftyone_uri: str | None = None
+    fiftyone_database: str = Field(default="saa", pattern="^[A-Za-z0-9_-]{1,38}$")
+    mongod: Path | None = None
     services: Path = Field(default_factory=_default_services)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -119,6 +127,13 @@ class Settings(BaseSettings):
             ) from None
         settings._sources.update(sources)
         return settings
+
+    @field_validator("fiftyone_uri")
+    @classmethod
+    def _is_mongodb(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"mongodb(\+srv)?://[^/]", value):
+            raise ValueError("must start with mongodb://, as mongodb://127.0.0.1:27017 does")
+        return value
 
     @field_validator("label_studio_url")
     @classmethod

@@ -1,0 +1,1 @@
+"""FiftyOne: a product's images, predictions and reviews under one roof, for curation."""
