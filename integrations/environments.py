@@ -59,8 +59,7 @@ def install(name: str, requirements: Path, services: Path, progress: Progress = 
     Raises:
         StoreError: Nothing was installed: the disk is full, no registry answers, a hash differs.
     """
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:8]
-    folder = services.absolute() / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}-{digest}"
+    folder = folder_of(name, requirements, services)
     if _is_finished(folder):
         return folder
     try:
@@ -70,6 +69,12 @@ def install(name: str, requirements: Path, services: Path, progress: Progress = 
     except OSError as error:
         raise cannot_write(str(folder), error) from error
     return folder
+
+
+def folder_of(name: str, requirements: Path, services: Path) -> Path:
+    """Where `install` makes an environment, or made it; arguments as there."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:8]
+    return services.absolute() / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}-{digest}"
 
 
 @contextmanager
