@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.bundles import bundle_for_product
 from integrations.candidate_store import CandidateStore, SetContext
 from integrations.catalog import Catalog, RunImage, RunRecord
-from integrations.label_studio.workspace import run_of
+from integrations.finished_run import run_of
 from integrations.outputs import ImageRecord, read_records
 from integrations.report.explanation import write_explanation
 from integrations.settings import Settings

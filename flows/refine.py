@@ -19,8 +19,8 @@ from flows.label import run_label_flow
 from flows.runs import LabelRequest
 from flows.runtime import as_is, one_thread_each
 from integrations.catalog import Catalog
+from integrations.finished_run import run_of
 from integrations.label_studio.planning import PushReport
-from integrations.label_studio.workspace import run_of
 from integrations.refinery import RefineRequest, current_bundle
 from integrations.report.refinement import lines
 from integrations.settings import Settings

@@ -58,9 +58,9 @@ def publish(product: str, workspace: Path, run: str | None = None, webhook: str 
     Raises:
         SaaError: What the flow raised, or that Prefect's API does not answer.
     """
+    from integrations.finished_run import run_of
     from integrations.label_studio.connection import connection
     from integrations.label_studio.webhook import check_url
-    from integrations.label_studio.workspace import run_of
 
     # What can be known at once is said before Prefect starts, and a URL with a password never becomes its parameter.
     settings = _settings_of(workspace)
@@ -100,8 +100,8 @@ def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, pu
     Raises:
         SaaError: As `publish`.
     """
+    from integrations.finished_run import run_of
     from integrations.label_studio.connection import connection
-    from integrations.label_studio.workspace import run_of
     from integrations.refinery import current_bundle
 
     settings = _settings_of(workspace)

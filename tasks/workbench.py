@@ -9,7 +9,7 @@ from pathlib import Path
 from integrations.blobs import BlobStore
 from integrations.candidate_store import CandidateStore, SetContext
 from integrations.catalog import Catalog, RunRecord
-from integrations.label_studio.workspace import run_of
+from integrations.finished_run import run_of
 from integrations.settings import Settings
 from saa_core.batch import BatchContext
 from saa_core.checkpoints import ensure_offline

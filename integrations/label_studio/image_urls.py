@@ -11,7 +11,7 @@ import httpx
 
 from integrations.image_sets import read_bytes
 from integrations.label_studio.client import Client
-from integrations.label_studio.pictures import Published, PublishedImage, or_refusal, shown_as, sorted_out
+from integrations.pictures import Published, PublishedImage, or_refusal, shown_as, sorted_out
 from integrations.urls import masked_url
 from saa_core.errors import ImageError, ServiceError
 from saa_core.images import load_image

@@ -18,7 +18,7 @@ from integrations.files import temporary_name, write_atomic
 from integrations.image_sets import Quarantined, read_bytes
 from integrations.label_studio.client import Client
 from integrations.label_studio.image_urls import ByUrl
-from integrations.label_studio.pictures import (
+from integrations.pictures import (
     Published,
     PublishedImage,
     as_png,

@@ -6,7 +6,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
-from integrations.label_studio.pictures import as_png, is_same, shown_as
+from integrations.pictures import as_png, is_same, shown_as
 from saa_core.errors import ImageError
 from saa_core.images import load_image
 
