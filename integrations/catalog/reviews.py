@@ -70,6 +70,14 @@ class ReviewTables(Tables):
             found = [_prediction_record(row) for (row,) in rows]
         return tuple(sorted(found, key=lambda each: (each.pushed, each.image, each.version)))
 
+    def sent(self, product: str) -> dict[str, bool]:
+        """The images of a product that were sent out for review, by key, and whether their regions are shown."""
+        row = PredictionRow
+        of_product = select(Target.target).where(Target.product == product)
+        query = select(row.image_key, row.aided).where(row.target.in_(of_product)).order_by(row.pushed)
+        with self._reading() as session:
+            return dict(session.execute(query).tuples())
+
     def add_reviews(self, reviews: Iterable[Review], *, cursor: tuple[str, str] | None = None) -> int:
         """Add reviews and move a cursor: both or neither. Nothing that is there is ever changed.
 
