@@ -1,26 +1,17 @@
-"""The workspace's own Label Studio: started, found again, stopped.
-
-What is running is known by a lock that the server inherits and holds for as long as it lives. Unlike a number in a
-file, the lock ends with the server, however it ends, and no other program can come to hold it.
-"""
+"""The workspace's own Label Studio: started, found again, stopped."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
 import subprocess
-import time
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 
-from integrations.environments import Progress, held, is_held
-from integrations.files import write_atomic
+from integrations import daemons
+from integrations.daemons import Daemon, Place, Program
+from integrations.environments import Progress
 from integrations.label_studio import server
 from integrations.label_studio.server import Home, url_of
 from saa_core.errors import ServiceError
@@ -28,7 +19,7 @@ from saa_core.errors import ServiceError
 NAME = "label-studio"
 
 _FIRST_PORT = 8080
-_SECONDS_TO_STOP = 10.0
+_STARTING = f"starting {NAME}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +79,10 @@ def up(
         ServiceError: The port is taken, the server runs on another, or it does not come up.
         StoreError: It cannot be installed, or its folder cannot be written.
     """
-    with held(_commands(home)):
-        found = running(home)
-        if found is not None:
-            return _still_running(found, port), False
-        program = server.install(services, progress)
-        progress("starting label-studio", 0, 1)
-        started = _start(program, home, port)
-        progress("starting label-studio", 1, 1)
-        return started, True
+    found, started = daemons.up(_place(home), _Server(home, services, progress), port)
+    if started:
+        progress(_STARTING, 1, 1)
+    return _known(home, found), started
 
 
 def running(home: Home) -> Running | None:
@@ -106,12 +92,8 @@ def running(home: Home) -> Running | None:
         ServiceError: It lives, but the command that started it was killed before it could write down where.
         StoreError: Its token cannot be read.
     """
-    if not is_held(_life(home)):
-        return None
-    state = _state(home)
-    if "pid" not in state:
-        raise ServiceError(NAME, f"a start was cut off and its process is unknown; end what holds {_life(home)}")
-    return Running(home, url_of(state["port"]), state["pid"], state["version"], home.token())
+    found = daemons.running(_place(home))
+    return None if found is None else _known(home, found)
 
 
 def down(home: Home) -> bool:
@@ -123,95 +105,32 @@ def down(home: Home) -> bool:
     Raises:
         ServiceError: It does not end.
     """
-    if not home.folder.exists():
-        return False
-    with held(_commands(home)):
-        found = running(home)
-        if found is None:
-            return False
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            # Its group and no other: the number stays taken while a process of the group lives and holds the lock.
-            with suppress(ProcessLookupError):
-                os.killpg(found.pid, number)
-            if _ends(home):
-                return True
-    raise ServiceError(found.url, f"process group {found.pid} does not end")
+    return daemons.down(_place(home))
 
 
-def _start(program: Path, home: Home, port: int | None) -> Running:
-    port = _port(home, port)
-    # Without a pid until there is one, so that nobody takes an old one for the new server's.
-    write_atomic(_state_file(home), json.dumps({"port": port}).encode())
-    with held(_life(home)) as life:
-        process = server.launch(program, home, port, inherited=[life])
-    try:
-        state = {"port": port, "pid": process.pid, "version": server.VERSION}
-        write_atomic(_state_file(home), json.dumps(state).encode())
-        server.wait(home, port, alive=lambda: process.poll() is None)
-    except BaseException:
-        _kill(process)
-        raise
-    # It outlives us; without a word of its end Popen would warn that it still runs.
-    process.returncode = 0
-    return Running(home, url_of(port), process.pid, server.VERSION, home.token())
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """How it is started, see `daemons.Server`."""
+
+    home: Home
+    services: Path
+    progress: Progress
+
+    def program(self) -> Program:
+        path = server.install(self.services, self.progress)
+        self.progress(_STARTING, 0, 1)
+        return Program(path, server.VERSION)
+
+    def launch(self, program: Program, port: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
+        return server.launch(program.path, self.home, port, inherited=inherited)
+
+    def wait(self, port: int, pid: int, alive: Callable[[], bool]) -> None:
+        server.wait(self.home, port, alive)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _place(home: Home) -> Place:
+    return Place(NAME, home.folder, _FIRST_PORT)
 
 
-def _still_running(found: Running, port: int | None) -> Running:
-    if port is not None and url_of(port) != found.url:
-        raise ServiceError(
-            found.url, f"our server runs there already; `saa services down {NAME}` first, to start it on port {port}"
-        )
-    # It may have been left while it started.
-    server.wait(found.home, int(found.url.rpartition(":")[2]), alive=lambda: is_held(_life(found.home)))
-    return found
-
-
-def _port(home: Home, port: int | None) -> int:
-    chosen: int | None = port or _state(home).get("port")
-    if chosen is None:
-        return next(number for number in range(_FIRST_PORT, 65536) if _is_free(number))
-    if not _is_free(chosen):
-        raise ServiceError(url_of(chosen), "another program has this port; end it, or choose another with --port")
-    return chosen
-
-
-def _is_free(port: int) -> bool:
-    # As the server itself looks, which silently goes to the next port if one is taken.
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _ends(home: Home) -> bool:
-    end = time.monotonic() + _SECONDS_TO_STOP
-    while is_held(_life(home)):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _commands(home: Home) -> Path:
-    """Held by a command that starts or stops the server, for as long as it works."""
-    return home.folder / "commands.lock"
-
-
-def _life(home: Home) -> Path:
-    """Held by the server."""
-    return home.folder / "server.lock"
-
-
-def _state_file(home: Home) -> Path:
-    return home.folder / "server.json"
-
-
-def _state(home: Home) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_state_file(home).read_text("utf-8")))
-    except (FileNotFoundError, ValueError):
-        return {}
+def _known(home: Home, found: Daemon) -> Running:
+    return Running(home, url_of(found.port), found.pid, found.version, home.token())
