@@ -14,15 +14,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flows.bundles import catalog_to_read
+from integrations.fiftyone.environment import check_answers
+from integrations.fiftyone.mongod import find as find_mongod
 from integrations.label_studio.client import Client
 from integrations.label_studio.connection import connection
 from integrations.label_studio.lifecycle import home_in, running
 from integrations.label_studio.push import remembered_project
 from integrations.label_studio.served import serves_images
 from integrations.settings import Settings
+from integrations.urls import masked_url
 from integrations.weights import download
 from saa_core.checkpoints import Checkpoint, find, require, torch_hub_cache, verify
-from saa_core.errors import CheckpointError, SaaError
+from saa_core.errors import CheckpointError, SaaError, ServiceError
 from saa_core.models import ModelSetup, checkpoints_of
 from saa_core.runtime import choose
 from tasks.progress import advance
@@ -66,6 +69,7 @@ def checks(settings: Settings, setup: ModelSetup) -> list[Check]:
         _package("label studio client", ("label-studio-sdk",), "install the pinned packages again"),
         _label_studio(settings),
         _package("fiftyone", ("fiftyone",), "install the pinned packages again"),
+        _mongod(settings),
         _package("foundation models' packages", _FOUNDATION, "`pip install 'saa-labeling[foundation]'`"),
         _package("openvino", ("openvino",), "`pip install 'saa-labeling[openvino]'`, for --runtime openvino"),
         _device(setup),
@@ -181,6 +185,23 @@ def _images_are_served(client: Client, settings: Settings) -> str:
         run = catalog.latest_run(state="done")
         project = remembered_project(catalog, run.product, client) if run else None
     return "nothing was pushed yet" if project is None else serves_images(client, project)
+
+
+def _mongod(settings: Settings) -> Check:
+    name = "mongod, FiftyOne's database"
+    if settings.fiftyone_uri is not None:
+        return _attempt(name, partial(_mongod_answers, settings.fiftyone_uri), "see the reason")
+    try:
+        found = find_mongod(settings)
+    except ServiceError as error:
+        state: State = "absent" if settings.mongod is None else "broken"
+        return Check(name, state, error.reason, "`saa services install mongod`")
+    return Check(name, "ok", f"{found.path}, version {found.version}")
+
+
+def _mongod_answers(uri: str) -> str:
+    check_answers(uri)
+    return f"{masked_url(uri)} answers"
 
 
 def _package(name: str, packages: tuple[str, ...], advice: str) -> Check:

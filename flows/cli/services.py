@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.common import JsonOption, WorkspaceOption, answer, print_json, progress, say
 
 if TYPE_CHECKING:
-    from integrations.label_studio.lifecycle import Running
     from integrations.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, help="Servers that saa runs for you: Label Studio, where experts correct masks."
+    no_args_is_help=True,
+    help="Servers that saa runs for you: Label Studio, where experts correct masks, and FiftyOne, where sets of images "
+    "are curated.",
 )
 
 
@@ -23,9 +24,19 @@ class Service(StrEnum):
     """Servers that can be run."""
 
     LABEL_STUDIO = "label-studio"
+    FIFTYONE = "fiftyone"
 
 
-ServiceArgument = Annotated[Service, typer.Argument(help="The screen where experts correct masks.")]
+class Installable(StrEnum):
+    """Programs that can be installed apart from saa."""
+
+    LABEL_STUDIO = "label-studio"
+    MONGOD = "mongod"
+
+
+ServiceArgument = Annotated[
+    Service, typer.Argument(help="Where experts correct masks, or where sets of images are curated.")
+]
 
 
 @app.command()
@@ -34,50 +45,51 @@ def up(
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", min=1, max=65535, help="On 127.0.0.1; kept. [default: the last one, first a free one from 8080]"
+            "--port",
+            min=1,
+            max=65535,
+            help="On 127.0.0.1; kept. [default: the last one, first a free one from 8080, for FiftyOne from 5161]",
         ),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a server for this workspace; the first time, install it (about 1 GB, a minute or two).
+    """Start a server for this workspace; Label Studio is installed the first time (about 1 GB, a minute or two).
 
-    Example: `saa services up label-studio`
+    Examples: `saa services up label-studio`, `saa services up fiftyone`
 
     It goes on after this command until `saa services down`, listens on this machine only, and sends nothing outside.
+    FiftyOne is two servers, a mongod and the App. Neither asks for a password: every user of this machine can reach
+    the data, and by the App whatever files you can read.
     """
-    from integrations.label_studio import lifecycle
-    from tasks.progress import advance
+    from flows.services import VERBS
 
-    settings = _settings(workspace)
     with progress():
-        found, started = lifecycle.up(lifecycle.home_in(settings.workspace), settings.services, port, advance)
+        told, started = VERBS[service].up(_settings(workspace), port)
     if as_json:
-        print_json(_described(service, found) | {"started": started})
+        print_json(told.facts | {"started": started})
         return
     say("started" if started else "it runs already, nothing was changed")
-    _tell(found)
+    for line in told.lines:
+        answer(line)
 
 
 @app.command()
 def status(
     service: ServiceArgument = Service.LABEL_STUDIO, workspace: WorkspaceOption = None, as_json: JsonOption = False
 ) -> None:
-    """Say whether the workspace's server runs, where, and prove that it is ours: it takes the workspace's token.
+    """Say whether the workspace's server runs, where, and prove that what answers there is it.
 
-    Example: `saa services status label-studio`
+    Examples: `saa services status label-studio`, `saa services status fiftyone`
     """
-    from integrations.label_studio import lifecycle
+    from flows.services import VERBS
 
-    found = lifecycle.running(lifecycle.home_in(_settings(workspace).workspace))
-    if found is not None:
-        found.prove()
+    told = VERBS[service].status(_settings(workspace))
     if as_json:
-        print_json({"service": service, "state": "stopped"} if found is None else _described(service, found))
-    elif found is None:
-        answer(f"{service}: stopped; `saa services up {service}` starts it")
-    else:
-        _tell(found)
+        print_json({"service": service, "state": "stopped"} if told is None else told.facts)
+        return
+    for line in told.lines if told else (f"{service}: stopped; `saa services up {service}` starts it",):
+        answer(line)
 
 
 @app.command()
@@ -86,40 +98,36 @@ def down(
 ) -> None:
     """Stop the workspace's server; what it keeps stays in the workspace.
 
-    Example: `saa services down label-studio`
+    Examples: `saa services down label-studio`, `saa services down fiftyone`
     """
-    from integrations.label_studio import lifecycle
+    from flows.services import VERBS
 
-    stopped = lifecycle.down(lifecycle.home_in(_settings(workspace).workspace))
+    stopped = VERBS[service].down(_settings(workspace))
     if as_json:
         print_json({"service": service, "state": "stopped", "stopped": stopped})
     else:
         say("stopped" if stopped else "it does not run, nothing was changed")
 
 
+@app.command()
+def install(
+    what: Annotated[Installable, typer.Argument(help="mongod is FiftyOne's database.")], as_json: JsonOption = False
+) -> None:
+    """Install a server's program apart from saa, in the folder of the setting services; nothing is started.
+
+    Examples: `saa services install mongod` (for FiftyOne, about 200 MB), `saa services install label-studio`
+    """
+    from flows.services import install as install_program
+
+    with progress():
+        program = install_program(what, _settings(None))
+    if as_json:
+        print_json({"program": what, "version": program.version, "path": str(program.path)})
+    else:
+        answer(f"{what} {program.version}: {program.path}")
+
+
 def _settings(workspace: Path | None) -> Settings:
     from integrations.settings import Settings
 
     return Settings.load(workspace=workspace)
-
-
-def _described(service: Service, found: Running) -> dict[str, Any]:
-    from integrations.label_studio.server import USERNAME
-
-    return {
-        "service": service,
-        "state": "running",
-        "url": found.url,
-        "version": found.version,
-        "pid": found.pid,
-        "user": USERNAME,
-        "password_file": str(found.home.password_file),
-        "log": str(found.home.log),
-    }
-
-
-def _tell(found: Running) -> None:
-    from integrations.label_studio.server import USERNAME
-
-    answer(f"Label Studio {found.version}: {found.url} (pid {found.pid}), it takes this workspace's token")
-    answer(f"  log in as {USERNAME}, the password is in {found.home.password_file}")

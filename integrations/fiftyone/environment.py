@@ -49,6 +49,25 @@ def variables(uri: str, database: str, folder: Path) -> dict[str, str]:
     }
 
 
+def check_answers(uri: str) -> None:
+    """Without the seconds that FiftyOne takes to be imported.
+
+    Args:
+        uri: As for `variables`.
+
+    Raises:
+        ServiceError: No mongod answers there.
+    """
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    try:
+        with MongoClient[dict[str, object]](durable(uri)) as client:
+            client.admin.command("ping")
+    except PyMongoError as error:
+        raise _unanswered(uri) from error
+
+
 def connect(uri: str, database: str, folder: Path) -> Any:
     """The package `fiftyone`, connected to this database; a process may change from one to another.
 
@@ -74,6 +93,10 @@ def connect(uri: str, database: str, folder: Path) -> Any:
         try:
             fiftyone.list_datasets()
         except Exception as error:  # pymongo's and FiftyOne's own, which share no class
-            advice = "`saa services up fiftyone` starts the workspace's own"
-            raise ServiceError(masked_url(uri), f"no mongod answers there; {advice}") from error
+            raise _unanswered(uri) from error
     return fiftyone
+
+
+def _unanswered(uri: str) -> ServiceError:
+    advice = "`saa services up fiftyone` starts the workspace's own, SAA_FIFTYONE_URI names another"
+    return ServiceError(masked_url(uri), f"no mongod answers there; {advice}")
