@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from saa_core.errors import StoreError
 
@@ -13,8 +15,9 @@ from saa_core.errors import StoreError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Put `data` under `path`, replacing what was there; a reader sees the old file or the new one, never a part.
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill piece by piece that replaces `path` at the end; a reader sees the old file or the new one.
 
     Missing folders are made. Nothing is flushed to the platter: this guards against crashes, not against power cuts.
 
@@ -24,13 +27,20 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            yield file
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(str(path), error) from error
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             temporary.unlink()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` under `path`, replacing what was there; as `atomic`."""
+    with atomic(path) as file:
+        file.write(data)
 
 
 def temporary_name(name: str) -> str:

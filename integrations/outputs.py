@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, cast
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from integrations.files import write_atomic
 from saa_core.errors import StoreError
-from saa_core.masks import decode, to_coco, union
+from saa_core.masks import Rle, decode, to_coco, union
 from saa_core.prompts import Decision
 from saa_core.types import AnomalyResult, FloatMap, ImageRef, Region
 
@@ -100,7 +100,8 @@ class RunFolder:
         Raises:
             StoreError: A file cannot be written.
         """
-        heat, mask = _png(_grey(result.heat(), size)), _png(_mask(result.regions, size))
+        heat = _png(_grey(result.heat(), size))
+        mask = mask_png([region.mask for region in result.regions], size)
         for name in ref.names:
             write_atomic(self.map_file(name), heat)
             write_atomic(self.mask_file(name), mask)
@@ -208,16 +209,16 @@ def _stems(names: Iterable[str]) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------- pixels and records
 
 
+def mask_png(masks: Sequence[Rle], size: tuple[int, int]) -> bytes:
+    """The union of masks of one size (height, width) as an 8-bit grey PNG, 0 or 255; without masks all 0."""
+    pixels = decode(union(masks)) if masks else np.zeros(size, np.bool_)
+    return _png(pixels.view(np.uint8) * np.uint8(255))
+
+
 def _grey(values: FloatMap, size: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = size
     resized = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
-
-
-def _mask(regions: tuple[Region, ...], size: tuple[int, int]) -> NDArray[np.uint8]:
-    if not regions:
-        return np.zeros(size, np.uint8)
-    return decode(union([region.mask for region in regions])).view(np.uint8) * np.uint8(255)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

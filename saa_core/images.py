@@ -50,6 +50,9 @@ _SIGNATURES = (
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
+# Where a file that is no TIFF may say how it is turned: EXIF as each format spells it, or XMP.
+_METADATA = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")
+
 # EXIF 2.3, tag 0x0112: orientation -> transpose first, then flip (rows, columns).
 _ORIENTATIONS = {
     2: (False, (1, -1)),
@@ -122,6 +125,23 @@ def load_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
         raise ImageError(name, _reason(error, data, max_pixels)) from error
     pixels.setflags(write=False)
     return Image(name, hashlib.sha256(data).hexdigest(), pixels, frames)
+
+
+def upright_format(data: bytes) -> str | None:
+    """Pillow's name of a file's format; None when it is no image, or is turned or mirrored by its own metadata.
+
+    Nothing is decoded unless the file has metadata that may turn it.
+
+    Args:
+        data: The whole file.
+    """
+    try:
+        with _no_pillow_warnings(), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            # To ask a PNG without metadata decodes it whole.
+            may_turn = picture.format == "TIFF" or any(mark in data for mark in _METADATA)
+            return None if may_turn and _orientation(picture) != 1 else picture.format
+    except Exception:  # a damaged file can make a decoder raise almost anything
+        return None
 
 
 def _decode(data: bytes, max_pixels: int) -> tuple[NDArray[np.uint8], int]:

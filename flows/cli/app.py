@@ -14,6 +14,7 @@ from flows.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     label,
     pull,
     push,
@@ -57,6 +58,7 @@ app.command("demo")(demo.demo)
 app.command("refine")(refine.refine)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)
+app.command("export")(export.export)
 app.command("promote")(champion.promote)
 app.command("rollback")(champion.rollback)
 app.command("audit")(champion.audit)

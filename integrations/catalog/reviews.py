@@ -114,6 +114,12 @@ class ReviewTables(Tables):
             found = [_review(row) for (row,) in of_images(session, query, ReviewRow.image_key, images)]
         return tuple(sorted(found, key=lambda each: (each.updated, each.source, each.id, each.state)))
 
+    def reviewed(self, product: str) -> tuple[str, ...]:
+        """Keys of a product's images that have a review of any kind, sorted."""
+        query = select(ReviewRow.image_key).where(ReviewRow.product == product).distinct()
+        with self._reading() as session:
+            return tuple(sorted(session.scalars(query)))
+
     def annotators(self, product: str, images: Collection[str]) -> dict[str, set[str]]:
         """Who reviewed each of some images; those that nobody did are left out."""
         row = ReviewRow

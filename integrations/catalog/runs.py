@@ -13,6 +13,7 @@ from integrations.catalog.models import Bundle, Image, ImageName, Run, RunImageR
 from integrations.catalog.records import ImageState, RunImage, RunRecord, RunState, now
 from integrations.catalog.tables import Row, Tables, by_prefix, fill, insert, of_images, replace
 from saa_core.errors import StoreError
+from saa_core.types import ImageRef
 
 
 class RunTables(Tables):
@@ -162,6 +163,16 @@ class RunTables(Tables):
                 found[run].update([key] if key else [])
         return {run: tuple(sorted(keys)) for run, keys in found.items()}
 
+    def refs(self, product: str, keys: Collection[str]) -> dict[str, ImageRef]:
+        """Where each of a product's images can be read, under all its names, with the lot that `lots` gives."""
+        row = ImageName
+        query = select(row.image_key, row.name, row.uri, row.lot).where(row.product == product)
+        named: dict[str, list[tuple[str, str, str | None]]] = defaultdict(list)
+        with self._reading() as session:
+            for key, *name in of_images(session, query, row.image_key, keys):
+                named[key].append(tuple(name))
+        return {key: _ref(key, sorted(names, key=lambda name: name[0])) for key, names in named.items()}
+
     def lots(self, product: str, keys: Collection[str]) -> dict[str, str | None]:
         """The production lot of each of a product's images; of several names, the first that has one."""
         row = ImageName
@@ -190,6 +201,12 @@ def _name_rows(product: str, images: list[RunImage]) -> list[Row]:
         for name in image.names
         if image.key
     ]
+
+
+def _ref(key: str, named: list[tuple[str, str, str | None]]) -> ImageRef:
+    """An image from its (name, uri, lot), sorted by name."""
+    names, uris, lots = zip(*named, strict=True)
+    return ImageRef(key, uris[0], names, next((lot for lot in lots if lot is not None), None))
 
 
 def _run_image_row(run_id: str, image: RunImage) -> Row:

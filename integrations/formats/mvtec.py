@@ -21,7 +21,7 @@ from integrations.image_sets import SUFFIXES
 from saa_core.errors import DatasetError
 
 GOOD = "good"
-_MASK = "_mask.png"
+MASK_SUFFIX = "_mask.png"
 _SHOWN = 5
 
 
@@ -121,7 +121,7 @@ def _items(folder: Path) -> tuple[MvtecItem, ...]:
 
 def _item(folder: Path, image: Path) -> MvtecItem:
     defect = image.parent.name
-    mask = None if defect == GOOD else folder / "ground_truth" / defect / f"{image.stem}{_MASK}"
+    mask = None if defect == GOOD else folder / "ground_truth" / defect / f"{image.stem}{MASK_SUFFIX}"
     return MvtecItem(image, mask, defect)
 
 
