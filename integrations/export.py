@@ -21,12 +21,12 @@ from integrations.export_folder import PROVENANCE, built
 from integrations.export_images import ImageStream, survey
 from integrations.export_sources import Source, What, predictions, reviews
 from integrations.files import atomic, write_atomic
+from integrations.finished_run import run_of
 from integrations.formats.coco import write_coco
 from integrations.formats.exported import PARTS, WriteFormat
 from integrations.formats.masks import write_masks
 from integrations.formats.mvtec_writer import write_mvtec
 from integrations.formats.yolo import write_yolo
-from integrations.label_studio.workspace import run_of
 from integrations.settings import Settings
 from integrations.splits import Split
 from saa_core import __version__

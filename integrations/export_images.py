@@ -16,7 +16,7 @@ from integrations.export_sources import Found, Source
 from integrations.formats.exported import ExportImage, Part
 from integrations.formats.names import image_stems, leads_out
 from integrations.image_sets import read_bytes
-from integrations.label_studio.pictures import as_png
+from integrations.pictures import as_png
 from integrations.reviewed import lot_of
 from integrations.splits import Split
 from saa_core.errors import ImageError, StoreError

@@ -25,7 +25,7 @@ def image_stems(names: Mapping[str, str]) -> dict[str, str]:
     Args:
         names: What the user calls each image, by key.
     """
-    return _unique({key: str(PurePosixPath(name).with_suffix("")) for key, name in names.items()})
+    return _unique({key: name.removesuffix(PurePosixPath(name).suffix) for key, name in names.items()})
 
 
 def label_folders(labels: Sequence[str], reserved: Collection[str] = ()) -> dict[str, str]:
