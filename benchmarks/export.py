@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 def workspace(folder: Path, count: int) -> None:
-    """Photographs and a finished run with three ragged regions on each."""
+    """Photographs and a finished run with three regions on each, of three labels."""
     settings, rng = Settings.load(workspace=folder / "w"), np.random.default_rng(0)
     refs = [photograph(folder / f"{number:04}.png", rng, f"lot {number // 20}") for number in range(count)]
     run, bundle = settings.runs / "run", PromptBundle(product=PRODUCT)
@@ -80,9 +79,9 @@ def photograph(path: Path, rng: np.random.Generator, lot: str) -> ImageRef:
 
 
 def ragged(rng: np.random.Generator, number: int) -> Region:
-    """A disc of 96 pixels with a torn border and holes."""
+    """A ring of 80 pixels with a ragged border."""
     rows, columns = np.mgrid[-48:48, -48:48]
-    crop = np.hypot(rows, columns) + rng.normal(0, 3, rows.shape) < 40
+    crop = abs(np.hypot(rows, columns) + rng.normal(0, 1, rows.shape) - 24) < 16
     mask = encode_crop(crop, int(rng.integers(0, SIDE - 96)), int(rng.integers(0, SIDE - 96)), SIDE, SIDE)
     x0, y0, x1, y1 = map(float, mask.box)
     return Region(mask, (x0, y0, x1, y1), f"label {number}", 0.5, 0.5, {}, 0.5, mask.area, number)
@@ -99,8 +98,9 @@ def measure(format: str, folder: Path) -> None:
 
 
 def peak() -> float:
-    """Peak resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process so far, MB; that of `resource` would be its parent's at least."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 if __name__ == "__main__":

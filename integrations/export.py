@@ -136,22 +136,22 @@ def _source(catalog: Catalog, settings: Settings, request: ExportRequest) -> Sou
 
 
 def _report(images: ImageStream, losses: tuple[str, ...]) -> ExportReport:
-    source, survey = images.source, images.survey
-    refused = tuple(sorted([*survey.refused, *images.refused]))
+    source, seen = images.source, images.survey
+    refused = tuple(sorted([*seen.refused, *images.refused]))
     if not images.parts:
-        reason = ": ".join(refused[0]) if refused else "nothing is drawn on those that are called defective"
+        reason = ": ".join(refused[0]) if refused else f"{seen.undrawn} are called defective with nothing drawn"
         raise StoreError(source.product, f"has no image that can be exported; {reason}")
-    unsaid = source.known - len(survey.stems) - len(survey.refused) - survey.undrawn
-    left_out = {"without a finding": unsaid, "called defective with nothing drawn": survey.undrawn}
+    unsaid = source.known - len(seen.stems) - len(seen.refused) - seen.undrawn
+    left_out = {"without a finding": unsaid, "called defective with nothing drawn": seen.undrawn}
     return ExportReport(
         images={part: images.parts[part] for part in PARTS},
         good=images.good,
         regions=images.regions,
-        labels=survey.labels,
+        labels=seen.labels,
         left_out={reason: count for reason, count in left_out.items() if count},
         refused=refused,
         losses=losses,
-        runs=survey.runs,
+        runs=seen.runs,
     )
 
 

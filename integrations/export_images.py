@@ -39,7 +39,7 @@ class Survey:
     Attributes:
         stems: What the files of each image to export are called, by key.
         labels: Every label, sorted.
-        undrawn: Images called defective on which nothing is drawn: neither good nor a mask to train on.
+        undrawn: Images left out, see `Found.undrawn`.
         refused: (image, reason) of those whose name leads out of a folder.
         runs: Ids of all runs, sorted.
     """
@@ -94,7 +94,7 @@ class ImageStream:
             self.advance(_STEP, done, len(self.survey.stems))
 
     def _image(self, found: Found) -> ExportImage:
-        if not {region.label for region in found.regions}.issubset(self.survey.labels):
+        if found.undrawn or not {region.label for region in found.regions}.issubset(self.survey.labels):
             raise StoreError(found.ref.names[0], "its review changed while it was exported; run again")
         data, suffix = portable(read_bytes(found.ref), found.ref.names[0])
         part = self.split.part_of(found.ref.lot or lot_of(found.ref.key))
@@ -117,7 +117,7 @@ def survey(source: Source) -> Survey:
     undrawn, refused = 0, []
     for found in source.images():
         name = found.ref.names[0]
-        if found.finding == "defective" and not found.regions:
+        if found.undrawn:
             undrawn += 1
         elif leads_out(name):
             refused.append((name, _LEADS_OUT))

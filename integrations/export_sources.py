@@ -35,7 +35,7 @@ class Found:
         height: Rows in pixels.
         width: Columns in pixels.
         finding: Whether it is good.
-        regions: Where it is not; none where an expert called it defective and drew nothing.
+        regions: Where it is not.
         run: Id of the run whose regions these are, or were shown to the expert; None when not known.
     """
 
@@ -45,6 +45,11 @@ class Found:
     finding: Finding
     regions: tuple[ExportRegion, ...]
     run: str | None
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether it is called defective with nothing drawn: neither good nor a mask to train on."""
+        return self.finding == "defective" and not self.regions
 
 
 @dataclass(frozen=True, slots=True)

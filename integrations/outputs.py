@@ -30,6 +30,8 @@ from saa_core.types import AnomalyResult, FloatMap, ImageRef, Region
 
 # Run-length matching at the lowest level: of what was tried the fastest, and no larger on maps and masks.
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+# Masks are long runs as they are: a filter takes four times as long and makes them larger.
+_MASK_PNG = [*_PNG, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 _DIGITS = 6
 _UNPROVED = {"precision": None, "needs_review": True}
 
@@ -100,7 +102,7 @@ class RunFolder:
         Raises:
             StoreError: A file cannot be written.
         """
-        heat = _png(_grey(result.heat(), size))
+        heat = _png(_grey(result.heat(), size), _PNG)
         mask = mask_png([region.mask for region in result.regions], size)
         for name in ref.names:
             write_atomic(self.map_file(name), heat)
@@ -212,7 +214,7 @@ def _stems(names: Iterable[str]) -> dict[str, str]:
 def mask_png(masks: Sequence[Rle], size: tuple[int, int]) -> bytes:
     """The union of masks of one size (height, width) as an 8-bit grey PNG, 0 or 255; without masks all 0."""
     pixels = decode(union(masks)) if masks else np.zeros(size, np.bool_)
-    return _png(pixels.view(np.uint8) * np.uint8(255))
+    return _png(pixels.view(np.uint8) * np.uint8(255), _MASK_PNG)
 
 
 def _grey(values: FloatMap, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -221,8 +223,8 @@ def _grey(values: FloatMap, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".png", pixels, _PNG)[1].tobytes()
+def _png(pixels: NDArray[np.uint8], options: Sequence[int]) -> bytes:
+    return cv2.imencode(".png", pixels, options)[1].tobytes()
 
 
 def _region(region: Region, decision: Decision) -> RegionRecord:

@@ -139,7 +139,7 @@ def upright_format(data: bytes) -> str | None:
         with _no_pillow_warnings(), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             # To ask a PNG without metadata decodes it whole.
             may_turn = picture.format == "TIFF" or any(mark in data for mark in _METADATA)
-            return None if may_turn and _orientation(picture) != 1 else picture.format
+            return None if may_turn and _orientation(picture) in _ORIENTATIONS else picture.format
     except Exception:  # a damaged file can make a decoder raise almost anything
         return None
 

@@ -190,6 +190,17 @@ def test_the_lot_of_each_image(catalog: Catalog) -> None:
     assert catalog.lots("screw", keys) == {}
 
 
+def test_refs_have_every_name_and_the_lot_that_is_known(catalog: Catalog) -> None:
+    catalog.begin_run(RUN)
+    key = ref("a.png").key
+    first, second = RunImage("b.png", "labelled", key=key, uri="/data/b"), RunImage("a.png", "labelled", key=key)
+    catalog.record_images("abc1", [first, replace(second, uri="/data/a")])
+    assert catalog.refs("bottle", [key, "z" * 64]) == {key: ImageRef(key, "/data/a", ("a.png", "b.png"))}
+    catalog.record_images("abc1", [replace(first, lot="L1")])
+    assert catalog.refs("bottle", [key])[key].lot == catalog.lots("bottle", [key])[key] == "L1"
+    assert catalog.refs("screw", [key]) == {}
+
+
 def test_the_runs_of_each_image_are_newest_first_and_done(catalog: Catalog) -> None:
     screw = PromptBundle(product="screw")
     catalog.add_bundle(screw)

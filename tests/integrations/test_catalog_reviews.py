@@ -91,6 +91,13 @@ def test_reviews_come_back_as_they_were_given(catalog: Catalog) -> None:
     assert catalog.reviews("screw") == ()
 
 
+def test_which_images_have_a_review(catalog: Catalog) -> None:
+    assert catalog.reviewed("bottle") == ()
+    catalog.add_reviews([replace(REVIEW, image=B, id="19", state="skipped"), REVIEW, PLAIN])
+    assert catalog.reviewed("bottle") == tuple(sorted((A, B)))
+    assert catalog.reviewed("screw") == ()
+
+
 masks = st.builds(mask, st.integers(0, 2**32 - 1))
 predictions = st.none() | st.builds(
     PredictedRegion, id=st.text(), label=st.text(), phrase=st.text(), score=st.floats(0, 1), mask=masks

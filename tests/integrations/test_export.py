@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import PIL.Image
 import pytest
 from PIL import ExifTags
 
+from integrations.catalog import RunImage
 from integrations.export import FORMATS
-from integrations.export_images import portable
+from integrations.export_images import ImageStream, portable, survey
+from integrations.export_sources import reviews
 from integrations.splits import Split
 from saa_core.errors import ImageError, StoreError
 from saa_core.images import load_image
-from saa_core.types import ImageRef
+from saa_core.types import BoolMask, ImageRef
 from tests.labelled_set import LabelledSet, block, drawn, picture
-from tests.plates import BUNDLE, PRODUCT, said
+from tests.plates import BUNDLE, NOON, PRODUCT, said, silent
 
 CRACK, DENT = ("crack", block(1, 1)), ("dent", block(6, 8))
 
@@ -126,9 +129,31 @@ def test_nothing_but_undrawn_images(labelled_set: LabelledSet) -> None:
     (ref,) = labelled_set.add_many(1)
     labelled_set.label({})
     labelled_set.review(replace(drawn(ref), verdict="defective"))
-    with pytest.raises(StoreError, match="nothing is drawn"):
+    with pytest.raises(StoreError, match="1 are called defective with nothing drawn"):
         labelled_set.export()
     assert files(labelled_set.folder / "out") == []
+
+
+@pytest.mark.parametrize("regions", [[], [CRACK, ("new", block(1, 1))]])
+def test_a_review_that_changes_while_it_is_exported(reviewed: LabelledSet, regions: list[tuple[str, BoolMask]]) -> None:
+    a = reviewed.refs[0]
+    later = replace(drawn(a, *regions), id="later", updated=NOON + timedelta(days=1), verdict="defective")
+
+    source = reviews(reviewed.catalog, PRODUCT)
+    stream = ImageStream(source, survey(source), Split(), lambda image: None, silent)
+    reviewed.review(later)
+    with pytest.raises(StoreError, match=r"000\.png: its review changed while it was exported; run again"):
+        list(stream)
+
+
+def test_an_image_that_is_reviewed_meanwhile_waits(reviewed: LabelledSet) -> None:
+    source = reviews(reviewed.catalog, PRODUCT)
+    before = survey(source)
+    reviewed.review(drawn(reviewed.refs[4], CRACK))
+    late = reviews(reviewed.catalog, PRODUCT)
+    stream = ImageStream(late, before, Split(), lambda image: None, silent)
+    assert len(list(stream)) == 3
+    assert len(list(late.images())) == 5
 
 
 # -------------------------------------------------------------------------------------------------------------- split
@@ -193,8 +218,6 @@ def test_no_name_leads_out_of_the_folder(labelled_set: LabelledSet, name: str) -
 
 def record_only(made: LabelledSet, bad: ImageRef) -> None:
     """In the catalog alone: our own outputs would refuse such a name too."""
-    from integrations.catalog import RunImage
-
     good = made.catalog.images_of("run1")[0].ref
     made.catalog.record_images("run1", [RunImage.of(bad, "labelled", height=12, width=16)])
     made.review(drawn(bad), drawn(good))

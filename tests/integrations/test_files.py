@@ -1,10 +1,11 @@
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from integrations.files import write_atomic
+from integrations.files import atomic, write_atomic
 from integrations.urls import masked_url
 from saa_core.errors import StoreError
 
@@ -26,6 +27,20 @@ def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
     write_atomic(path, b"old")
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_is_filled_piece_by_piece_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "c.bin"
+    with atomic(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with contextlib.suppress(ValueError), atomic(path) as file:
+        file.write(b"three")
+        raise ValueError
+    assert path.read_bytes() == b"one two"
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, ImageFile
 
 from saa_core.errors import ImageError, SaaError
-from saa_core.images import MAX_PIXELS, load_image, read_image
+from saa_core.images import MAX_PIXELS, load_image, read_image, upright_format
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -244,11 +244,22 @@ class TestOrientation:
         difference = pixels(stored(upright, orientation, "JPEG")).astype(int) - upright
         assert np.abs(difference).max() < 20
 
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+    @pytest.mark.parametrize("orientation", sorted(TO_UPRIGHT))
+    def test_what_its_metadata_turn_has_no_upright_format(self, orientation: int, kind: str) -> None:
+        data = stored(np.zeros((2, 3, 3), np.uint8), orientation, kind)
+        assert upright_format(data) == (kind if orientation == 1 else None)
+
     @pytest.mark.parametrize("orientation", [0, 9, 65535])
     def test_value_without_a_meaning_is_passed_over(self, orientation: int) -> None:
         exif = PIL.Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         assert np.array_equal(pixels(encode(PIL.Image.fromarray(RGB), exif=exif)), RGB)
+        assert upright_format(encode(PIL.Image.fromarray(RGB), exif=exif)) == "PNG"
+
+    @pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
+    def test_what_is_no_image_has_no_upright_format(self, data: bytes) -> None:
+        assert upright_format(data) is None
 
     @pytest.mark.parametrize(
         "exif", [b"garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01"]
