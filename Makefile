@@ -21,7 +21,7 @@ demo: $(STAMP)-base ## the whole loop on a made product, about a minute after th
 	$(BIN)/saa demo
 
 test: check browser ## check, then the tests with their coverage limits; about 20 minutes
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=
 	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
 	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
 

@@ -219,6 +219,7 @@ def test_prefect_keeps_the_final_state_and_the_summary(photographs: Photographs,
     assert "bad.png" in str(artifact.data)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(photographs: Photographs, tmp_path: Path, prefect_api: str) -> None:
     folder, workspace = photographs(24), tmp_path / "killed"
     command = [sys.executable, "-c", "from flows.cli import main; main()", "label", str(folder), "--product", "plate"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from integrations.catalog import Catalog
@@ -144,6 +144,7 @@ def test_nothing_to_roll_back(catalog: Catalog) -> None:
         catalog.rollback("pill", reason="")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([A, B, C, D, None]), max_size=12))
 def test_any_promotions_and_rollbacks(steps: list[PromptBundle | None]) -> None:
     stack: list[str] = []

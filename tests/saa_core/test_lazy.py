@@ -125,7 +125,7 @@ def shown(result: AnomalyResult) -> list[object]:
     return [(region, sorted(region.phrase_scores.items())) for region in result.regions]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(0, 16),

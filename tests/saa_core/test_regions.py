@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -86,6 +86,7 @@ def test_a_constant_map_has_no_boxes(shape: tuple[int, int], value: float) -> No
 maps = hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.integers(0, 8).map(float))
 
 
+@settings(max_examples=50)
 @given(maps, st.tuples(st.integers(1, 300), st.integers(1, 300)), st.integers(1, 6))
 def test_any_map_gives_boxes_in_the_image(values: Floats, size: tuple[int, int], limit: int) -> None:
     boxes = propose_boxes(values, size, limit)
@@ -98,6 +99,7 @@ def test_any_map_gives_boxes_in_the_image(values: Floats, size: tuple[int, int],
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
+@settings(max_examples=50)
 @given(maps)
 def test_level_and_scale_of_the_map_do_not_matter(values: Floats) -> None:
     # Powers of two, so that rounding does not move a level across a value.

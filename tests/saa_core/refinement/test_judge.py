@@ -121,7 +121,7 @@ def check(bundle: PromptBundle, sets: Sequence[SceneSet], knobs: Sequence[Knobs]
 
 class TestOnPixels:
     @given(SEEDS, st.sampled_from(["batch", "paper", "reference"]))
-    @settings(max_examples=150)
+    @settings(max_examples=60)
     def test_every_count_is_that_of_the_pixels(self, seed: int, profile: str) -> None:
         rng = np.random.default_rng(seed)
         bundle = random_bundle(rng, profile, objects=int(rng.integers(1, 3)))

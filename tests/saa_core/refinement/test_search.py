@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saa_core.refinement.evidence import ImageEvidence
@@ -73,6 +73,7 @@ def test_of_two_phrases_that_say_the_same_one_is_enough() -> None:
     assert [weight > 0 for weight in found.weights[1:]] == [True, False, False]
 
 
+@settings(max_examples=40)
 @given(PICTURES)
 def test_it_never_ends_below_the_champion_and_keeps_its_limits(
     pictures: list[tuple[list[tuple[int, float, float, float]], dict[int, str]]],
