@@ -8,7 +8,7 @@ from prefect.states import Completed
 
 from integrations.intake import Intake
 from integrations.label_studio.pull import PullReport
-from tasks.collect import pull_label_studio, pull_masks
+from tasks.collect import pull_fiftyone, pull_label_studio, pull_masks
 from tasks.report import publish_lines
 
 
@@ -28,6 +28,17 @@ def collect_flow(product: str, workspace: str) -> State[PullReport]:
     return Completed(name=name, message=report.sentence(), data=report)
 
 
+@flow(name="collect-fiftyone", flow_run_name="collect-fiftyone-{product}")
+def collect_fiftyone_flow(product: str, workspace: str) -> State[Intake]:
+    """Take a product's reviews from tags and masks made in FiftyOne's App; ends as `collect` does.
+
+    Args:
+        product: What the images show.
+        workspace: Folder of runs and catalog.
+    """
+    return _collected("collect-fiftyone", pull_fiftyone(product, workspace))
+
+
 @flow(name="collect-masks", flow_run_name="collect-masks-{product}")
 def collect_masks_flow(folder: str, product: str, workspace: str) -> State[Intake]:
     """Take a product's reviews from mask files; ends as `collect` does.
@@ -37,7 +48,10 @@ def collect_masks_flow(folder: str, product: str, workspace: str) -> State[Intak
         product: What the images show.
         workspace: Folder of runs and catalog.
     """
-    intake = pull_masks(folder, product, workspace)
-    publish_lines("collect-masks", [intake.sentence(), *intake.remarks()])
+    return _collected("collect-masks", pull_masks(folder, product, workspace))
+
+
+def _collected(key: str, intake: Intake) -> State[Intake]:
+    publish_lines(key, [intake.sentence(), *intake.remarks()])
     name = "CollectedInPart" if intake.refused else "Collected"
     return Completed(name=name, message=intake.sentence(), data=intake)

@@ -1,4 +1,4 @@
-"""The `publish` flow: a finished run goes to Label Studio, where experts correct it."""
+"""The `publish` flows: a finished run goes to Label Studio, where experts correct it, and to FiftyOne."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from integrations.fiftyone.publish import PublishReport
 from integrations.label_studio.planning import PushReport
-from tasks.publish import push_label_studio, register_webhook
+from tasks.publish import push_fiftyone, push_label_studio, register_webhook
 from tasks.report import publish_lines
 
 
@@ -30,5 +31,20 @@ def publish_flow(product: str, workspace: str, run: str | None = None, webhook: 
         written, note = register_webhook(product, report.project, webhook, workspace)
         report = replace(report, writes=report.writes + written, notes=[*report.notes, note])
     publish_lines(f"publish-{report.project}", [report.sentence(), report.url, *report.notes])
+    name = "PublishedInPart" if report.refused else "Published"
+    return Completed(name=name, message=report.sentence(), data=report)
+
+
+@flow(name="publish-fiftyone", flow_run_name="publish-fiftyone-{product}")
+def publish_fiftyone_flow(product: str, workspace: str, run: str | None = None) -> State[PublishReport]:
+    """Bring a run and all reviews of its product into FiftyOne; ends as `publish` does.
+
+    Args:
+        product: What the images show.
+        workspace: Folder of runs and catalog.
+        run: Id of the run, or the beginning of it; None is the product's latest.
+    """
+    report = push_fiftyone(product, run, workspace)
+    publish_lines("publish-fiftyone", [report.sentence(), *report.notes])
     name = "PublishedInPart" if report.refused else "Published"
     return Completed(name=name, message=report.sentence(), data=report)

@@ -17,6 +17,8 @@ from tasks.progress import advance
 
 if TYPE_CHECKING:
     from flows.refine import Refined
+    from integrations.fiftyone.publish import PublishReport
+    from integrations.fiftyone.workspace import Curated
     from integrations.intake import Intake
     from integrations.label_studio.planning import PushReport
     from integrations.label_studio.pull import PullReport
@@ -132,6 +134,56 @@ def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushR
 
     settings = _settings_of(workspace)
     return push_run(settings, product, run, descriptor_of(settings, product, run), advance, dry=True)
+
+
+def publish_fiftyone(product: str, workspace: Path, run: str | None = None) -> PublishReport:
+    """Bring a run and all reviews into FiftyOne by the `publish-fiftyone` flow; errors as in `publish`."""
+    _check_fiftyone(product, workspace, run)
+
+    def flow() -> PublishReport:
+        from flows.publish import publish_fiftyone_flow
+
+        folder = str(workspace.absolute())
+        return cast("PublishReport", result_of(lambda: publish_fiftyone_flow(product, folder, run, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def collect_fiftyone(product: str, workspace: Path) -> Intake:
+    """Pull what was said in FiftyOne's App by the `collect-fiftyone` flow; errors as in `publish`."""
+    _check_fiftyone(product, workspace, None)
+
+    def flow() -> Intake:
+        from flows.collect import collect_fiftyone_flow
+
+        folder = str(workspace.absolute())
+        return cast("Intake", result_of(lambda: collect_fiftyone_flow(product, folder, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def curate(product: str, workspace: Path, run: str | None = None) -> Curated:
+    """Curate a product in FiftyOne by the `curate` flow, see `flows.curate`; errors as in `publish`."""
+    _check_fiftyone(product, workspace, run)
+
+    def flow() -> Curated:
+        from flows.curate import curate_flow
+
+        folder = str(workspace.absolute())
+        return cast("Curated", result_of(lambda: curate_flow(product, folder, run, return_state=True)))
+
+    return _beside_prefect(workspace, flow)
+
+
+def _check_fiftyone(product: str, workspace: Path, run: str | None) -> None:
+    """What can be known at once is said before Prefect starts."""
+    from integrations.fiftyone.lifecycle import uri_of
+    from integrations.finished_run import run_of
+
+    settings = _settings_of(workspace)
+    with Catalog(settings.catalog_url) as catalog:
+        run_of(catalog, product, run)
+    uri_of(settings)
 
 
 def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from integrations.catalog import Catalog
+from integrations.fiftyone import workspace as fiftyone
 from integrations.intake import Intake
 from integrations.label_studio import workspace as label_studio
 from integrations.label_studio.pull import PullReport
@@ -20,6 +21,12 @@ from tasks.progress import advance
 def pull_label_studio(product: str, workspace: str) -> PullReport:
     """Pull a product's reviews from Label Studio, see `integrations.label_studio.pull`."""
     return label_studio.pull_product(Settings.load(workspace=Path(workspace)), product, advance)
+
+
+@task(name="pull-fiftyone", cache_policy=NO_CACHE)
+def pull_fiftyone(product: str, workspace: str) -> Intake:
+    """Pull what was said in FiftyOne's App, see `integrations.fiftyone.pull`."""
+    return fiftyone.pull_product(Settings.load(workspace=Path(workspace)), product)
 
 
 @task(name="pull-masks", cache_policy=NO_CACHE)

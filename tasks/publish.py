@@ -1,4 +1,4 @@
-"""Publish: a run's images and regions go to where experts look at them."""
+"""Publish: a run's images and regions go to where people look at them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from integrations.fiftyone import workspace as fiftyone
+from integrations.fiftyone.publish import PublishReport
 from integrations.label_studio import workspace as label_studio
 from integrations.label_studio.planning import PushReport
 from integrations.settings import Settings
@@ -19,6 +21,13 @@ def push_label_studio(product: str, run: str | None, workspace: str) -> PushRepo
     """Push a run to Label Studio, see `integrations.label_studio.push`."""
     settings = Settings.load(workspace=Path(workspace))
     return label_studio.push_run(settings, product, run, descriptor_of(settings, product, run), advance)
+
+
+@task(name="push-fiftyone", cache_policy=NO_CACHE)
+def push_fiftyone(product: str, run: str | None, workspace: str) -> PublishReport:
+    """Bring a run and all reviews into FiftyOne, see `integrations.fiftyone.publish`."""
+    settings = Settings.load(workspace=Path(workspace))
+    return fiftyone.publish(settings, product, run, descriptor_of(settings, product, run), advance)
 
 
 @task(name="register-webhook", cache_policy=NO_CACHE)

@@ -10,6 +10,7 @@ import typer
 from flows.cli import (
     bundle,
     champion,
+    curate,
     demo,
     doctor,
     evaluate,
@@ -59,6 +60,7 @@ app.command("refine")(refine.refine)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("export")(export.export)
+app.command("curate")(curate.curate)
 app.command("promote")(champion.promote)
 app.command("rollback")(champion.rollback)
 app.command("audit")(champion.audit)

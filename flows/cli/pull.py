@@ -40,6 +40,23 @@ def label_studio(product: ProductOption, workspace: WorkspaceOption = None, as_j
     _tell(product, report, as_json)
 
 
+@app.command("fiftyone")
+def fiftyone(product: ProductOption, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Pull what people said in FiftyOne's App: regions tagged accepted or rejected, images tagged good, edited masks.
+
+    Example: `saa pull fiftyone --product bottle`
+
+    An image counts once all regions on it are tagged, or the image itself is tagged good. Masks painted in the App are
+    as coarse as its canvas; for exact ones send the images to Label Studio. Reviews are only ever added to the catalog.
+    """
+    from flows.start import collect_fiftyone
+    from integrations.settings import Settings
+
+    with progress():
+        report = collect_fiftyone(product, Settings.load(workspace=workspace).workspace)
+    _tell(product, report, as_json)
+
+
 @app.command("masks")
 def masks(
     folder: Annotated[

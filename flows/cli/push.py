@@ -18,12 +18,12 @@ from flows.cli.common import (
     say_refused,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Send a run's regions to where experts correct them.")
+app = typer.Typer(no_args_is_help=True, help="Send a run's regions to where people correct and compare them.")
 
 
 @app.callback()
 def root() -> None:
-    """Send a run's regions to where experts correct them."""
+    """Send a run's regions to where people correct and compare them."""
 
 
 @app.command("label-studio")
@@ -61,5 +61,35 @@ def label_studio(
         note = " - weight-free, not GroundingDINO or SAM" if report.version.startswith("lexical") else ""
         answer(f"masks by: {report.version}{note}")
         answer(f"project: {report.url if report.project is not None else 'is made by the push'}")
+    if report.refused:
+        raise typer.Exit(Exit.PARTLY)
+
+
+@app.command("fiftyone")
+def fiftyone(
+    product: ProductOption,
+    run: Annotated[str | None, typer.Option("--run", help="The run's id. [default: the product's latest]")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a run into FiftyOne: masks, anomaly maps and scores beside those of earlier bundles, and all reviews.
+
+    Example: `saa push fiftyone --product bottle`
+
+    Each product is one data set. What is there already is not written again, so the same command twice writes nothing.
+    `saa services up fiftyone` starts the database and the App; `saa curate` also evaluates, compares and pulls.
+    """
+    from flows.start import publish_fiftyone
+    from integrations.settings import Settings
+
+    with progress():
+        report = publish_fiftyone(product, Settings.load(workspace=workspace).workspace, run)
+    say_refused("refused", report.refused)
+    if as_json:
+        print_json({"product": product, **report.as_dict()})
+    else:
+        answer(report.sentence())
+        for note in report.notes:
+            answer(f"note: {note}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

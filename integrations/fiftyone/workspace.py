@@ -34,13 +34,30 @@ class Curated:
         intake: What came back from the App.
         published: What was written there.
         regions: Of each bundle, the newest last, true positives, false positives and misses on the reviewed images.
-        views: Images, or regions' images, of each saved view.
+        views: Images of each saved view.
     """
 
     intake: Intake
     published: PublishReport
     regions: dict[str, dict[str, int]]
     views: dict[str, int]
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """(image, reason) of what could not be shown or taken back."""
+        return [*self.published.refused, *self.intake.refused]
+
+    def lines(self) -> list[str]:
+        """The account, a line each."""
+        scores = [f"bundle {key}: {_shares(**counts)}" for key, counts in self.regions.items()]
+        views = [f"{name}: {number} images" for name, number in self.views.items()]
+        notes = [*self.published.notes, *self.intake.remarks()]
+        return [self.published.sentence(), f"from the App: {self.intake.sentence()}", *notes, *scores, *views]
+
+
+def _shares(tp: int, fp: int, fn: int) -> str:
+    shown, real = tp + fp, tp + fn
+    return f"{tp} of {shown} regions shown are right, {tp} of {real} real ones are found"
 
 
 def publish(settings: Settings, product: str, run: str | None, describe: Describe, advance: Advance) -> PublishReport:
