@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -73,6 +74,8 @@ class Database:
         return environment.variables(self.uri, self.name, self.folder)
 
 
+_FETCH_FAILED = "Traceback ...\nurllib.error.URLError: <urlopen error no network>\n"
+
 AppFactory = Callable[..., str]
 
 
@@ -92,6 +95,19 @@ def mongod_program() -> Path:
         if "CI" in os.environ:
             raise
         pytest.skip(f"needs a mongod: {error}")
+
+
+@pytest.fixture
+def unfetched_mongod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of binaries of a package fiftyone that could not fetch its mongod; nothing else is installed."""
+    folder = tmp_path / "site" / "fiftyone"
+    (folder / "db" / "bin").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "db" / "bin" / "exception.txt").write_text(_FETCH_FAILED)
+    monkeypatch.delitem(sys.modules, "fiftyone", raising=False)
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return folder / "db" / "bin"
 
 
 @pytest.fixture(scope="session")

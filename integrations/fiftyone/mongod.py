@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def find(settings: Settings) -> Program:
         try:
             return Program(path, _version(path))
         except StoreError as error:
-            tried.append(f"{place}: {error}")
-    raise ServiceError("mongod", f"no usable one was found ({'; '.join(tried)}); {_WAYS_OUT}")
+            tried.append(f"{place} ({error.name}) {error.reason}")
+    raise ServiceError("mongod", f"no usable one was found: {'; '.join(tried)}; {_WAYS_OUT}")
 
 
 def install(services: Path, progress: environments.Progress = lambda *step: None) -> Program:
@@ -149,7 +150,8 @@ def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def _inside(environment: Path) -> Path:
-    return next(environment.glob("lib/python*/site-packages/fiftyone/db/bin/mongod"), environment / "mongod")
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return environment / "lib" / python / "site-packages" / "fiftyone" / "db" / "bin" / "mongod"
 
 
 def _version(path: Path) -> str:
@@ -188,7 +190,8 @@ def _elsewhere() -> str:
 def _complaint(folder: Path) -> str:
     """Why it ended, in its own words."""
     text = log_of(folder).read_text("utf-8", errors="replace")
-    told = re.findall(r'"(?:error|reason|errmsg)":"((?:[^"\\]|\\.)*)"', text)
+    errors = [line for line in text.splitlines() if '"s":"E"' in line]
+    told = re.findall(r'"(?:error|errmsg|msg)":"([^"]*)"', errors[-1] if errors else "")
     return f"{told[-1] if told else _last_line(text)} (see {log_of(folder)})"
 
 

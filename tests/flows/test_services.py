@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +25,7 @@ from integrations.label_studio.server import Home
 from integrations.settings import Settings
 from saa_core.errors import ServiceError
 from saa_core.models import ModelSetup
+from tests.fiftyone_server import Mongod
 from tests.label_studio_server import SERVICES, Server, free_port
 
 
@@ -47,9 +50,9 @@ def told(verb: str, workspace: Path, *more: str) -> dict[str, Any]:
     return dict(json.loads(saa(verb, "label-studio", "--workspace", workspace, "--json", *more).stdout))
 
 
-def doctor(workspace: Path, **settings: Any) -> Check:
+def doctor(workspace: Path, name: str = "label studio server", **settings: Any) -> Check:
     found = checks(Settings.load(workspace=workspace, **settings), ModelSetup(models="foundation"))
-    return next(check for check in found if check.name == "label studio server")
+    return next(check for check in found if check.name == name)
 
 
 @pytest.mark.slow
@@ -108,9 +111,55 @@ def test_the_server_outlives_its_command_and_its_terminal(workspace: Path) -> No
     assert told("status", workspace)["state"] == "running"
 
 
+@pytest.mark.slow
+def test_fiftyone_up_status_down(mongod_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAA_MONGOD", str(mongod_program))
+    words = ("fiftyone", "--workspace", tmp_path / "workspace")
+    port = free_port()
+    try:
+        up = json.loads(saa("up", *words, "--port", str(port), "--json").stdout)
+        assert up == {
+            "service": "fiftyone",
+            "state": "running",
+            "url": f"http://127.0.0.1:{port}",
+            "version": up["version"],
+            "pid": up["pid"],
+            "database": "saa",
+            "uri": up["uri"],
+            "mongod": up["mongod"],
+            "folder": str(tmp_path / "workspace" / "services" / "fiftyone"),
+            "started": True,
+        }
+        assert json.loads(saa("status", *words, "--json").stdout) == {n: v for n, v in up.items() if n != "started"}
+        person = saa("up", *words)
+        assert "it runs already, nothing was changed" in person.stderr
+        assert up["url"] in person.stdout
+        assert up["uri"] in person.stdout
+
+        os.killpg(up["mongod"]["pid"], signal.SIGKILL)
+        while psutil.Process(up["mongod"]["pid"]).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert json.loads(saa("status", *words, "--json").stdout)["state"] == "partly"
+        assert "a mongod that is stopped; `saa services up fiftyone` starts it" in saa("status", *words).stdout
+        os.killpg(up["pid"], signal.SIGKILL)
+        assert json.loads(saa("up", *words, "--json").stdout)["url"] == up["url"]
+        assert json.loads(saa("down", *words, "--json").stdout)["stopped"] is True
+        assert "saa services up fiftyone" in saa("status", *words).stdout
+    finally:
+        saa("down", *words)
+
+
+def test_install_says_where(mongod_program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAA_SERVICES", str(SERVICES))
+    told = json.loads(saa("install", "mongod", "--json").stdout)
+    assert told == {"program": "mongod", "version": "6.0.5", "path": str(mongod_program)}
+    assert str(mongod_program) in saa("install", "mongod").stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("service", ["label-studio", "fiftyone"])
 @pytest.mark.parametrize("verb", ["up", "status", "down"])
-def test_help_teaches_by_example(verb: str) -> None:
-    assert f"saa services {verb} label-studio" in saa(verb, "--help").stdout
+def test_help_teaches_by_example(verb: str, service: str) -> None:
+    assert f"saa services {verb} {service}" in saa(verb, "--help").stdout
 
 
 class TestDoctor:
@@ -137,3 +186,24 @@ class TestDoctor:
         assert broken.state == "broken"
         assert "401" in broken.detail
         assert label_studio.token not in repr(broken)
+
+
+class TestDoctorOnMongod:
+    NAME = "mongod, FiftyOne's database"
+
+    def test_none(self, unfetched_mongod: Path, tmp_path: Path) -> None:
+        absent = doctor(tmp_path / "w", self.NAME, services=tmp_path / "services")
+        assert (absent.state, absent.advice) == ("absent", "`saa services install mongod`")
+        assert "could not be fetched" in absent.detail
+
+    def test_the_one_that_is_set(self, mongod_program: Path, tmp_path: Path) -> None:
+        ok = doctor(tmp_path / "w", self.NAME, mongod=mongod_program)
+        assert (ok.state, ok.detail) == ("ok", f"{mongod_program}, version 6.0.5")
+        assert doctor(tmp_path / "w", self.NAME, mongod=tmp_path / "none").state == "broken"
+
+    def test_a_server_of_the_users(self, mongod: Mongod, tmp_path: Path) -> None:
+        assert doctor(tmp_path / "w", self.NAME, fiftyone_uri=mongod.uri).state == "ok"
+        absent = f"mongodb://saa:hunter2@127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+        broken = doctor(tmp_path / "w", self.NAME, fiftyone_uri=absent)
+        assert broken.state == "broken"
+        assert "hunter2" not in repr(broken)
