@@ -15,7 +15,13 @@ from tasks.report import publish_lines
 
 
 @flow(name="publish", flow_run_name="publish-{product}")
-def publish_flow(product: str, workspace: str, run: str | None = None, webhook: str | None = None) -> State[PushReport]:
+def publish_flow(
+    product: str,
+    workspace: str,
+    run: str | None = None,
+    webhook: str | None = None,
+    only: tuple[str, ...] = (),
+) -> State[PushReport]:
     """Push a run to Label Studio.
 
     Ends as `Published`, or as `PublishedInPart` when images had to be left out; the report is the state's data.
@@ -25,8 +31,9 @@ def publish_flow(product: str, workspace: str, run: str | None = None, webhook: 
         workspace: Folder of runs and catalog.
         run: Id of the run, or the beginning of it; None is the product's latest.
         webhook: Address of a doorbell that Label Studio is to ring.
+        only: Names or keys of the images that may get a new task; none is all.
     """
-    report = push_label_studio(product, run, workspace)
+    report = push_label_studio(product, run, workspace, only)
     if webhook and report.project is not None:
         written, note = register_webhook(product, report.project, webhook, workspace)
         report = replace(report, writes=report.writes + written, notes=[*report.notes, note])

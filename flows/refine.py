@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.label import run_label_flow
-from flows.runs import LabelRequest
+from flows.runs import again
 from flows.runtime import as_is, one_thread_each
 from integrations.catalog import Catalog
 from integrations.finished_run import run_of
@@ -29,7 +29,6 @@ from tasks.collect import pull_label_studio
 from tasks.publish import push_label_studio
 from tasks.refine import conclude_refinement, report_refinement, search_bundle, settle_refinement
 from tasks.report import publish_lines
-from tasks.workbench import setup_of
 
 _STATES = {"promoted": "Promoted", "proposed": "Proposed", "kept": "Kept", "collect-more": "CollectMore"}
 
@@ -82,8 +81,6 @@ def _published(refined: Refined, workspace: str) -> Refined:
     """Label the images of the product's latest run again, with what its champion is now, and push them."""
     settings, product = Settings.load(workspace=Path(workspace)), refined.refinement.product
     with Catalog(settings.catalog_url) as catalog:
-        run, bundle = run_of(catalog, product, None), current_bundle(catalog, product)
-    setup = setup_of(run, settings)
-    request = LabelRequest(source=run.source, product=product, bundle=bundle, setup=setup, workspace=workspace)
+        request = again(run_of(catalog, product, None), current_bundle(catalog, product), settings)
     labelled = run_label_flow(request, settings.workers).run
     return replace(refined, run=labelled, pushed=push_label_studio(product, labelled, workspace))

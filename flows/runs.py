@@ -17,8 +17,10 @@ from integrations.outputs import read_run, verify
 from integrations.settings import Settings
 from integrations.urls import masked_url
 from saa_core import __version__
+from saa_core.errors import StoreError
 from saa_core.models import WEIGHT_FREE, ModelSetup, build
 from saa_core.prompts import PromptBundle
+from tasks.workbench import setup_of
 
 SMALL_SET = "Fewer than 3 usable images: there is no set to compare with, so each image was its own context."
 
@@ -103,6 +105,19 @@ def run_id(request: LabelRequest, images: ImageSet, max_pixels: int) -> str:
         sorted((refused.name, refused.reason) for refused in images.quarantined),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def again(run: RunRecord, bundle: PromptBundle, settings: Settings) -> LabelRequest:
+    """The photographs of a finished run, decided by another bundle with the same models.
+
+    Raises:
+        StoreError: Its source holds a secret, and those are not kept.
+    """
+    if "***" in run.source:
+        raise StoreError(run.source, f"holds a secret that was not kept; `saa label` it with --bundle {bundle.id}")
+    folder = str(settings.workspace.absolute())
+    setup = setup_of(run, settings)
+    return LabelRequest(source=run.source, product=run.product, bundle=bundle, setup=setup, workspace=folder)
 
 
 def begin(catalog: Catalog, request: LabelRequest, run: str) -> None:

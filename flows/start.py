@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -54,7 +54,13 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
     return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
 
-def publish(product: str, workspace: Path, run: str | None = None, webhook: str | None = None) -> PushReport:
+def publish(
+    product: str,
+    workspace: Path,
+    run: str | None = None,
+    webhook: str | None = None,
+    only: Sequence[str] = (),
+) -> PushReport:
     """Push a run to Label Studio by the `publish` flow, see `flows.publish`.
 
     Raises:
@@ -76,7 +82,8 @@ def publish(product: str, workspace: Path, run: str | None = None, webhook: str 
         from flows.publish import publish_flow
 
         folder = str(workspace.absolute())
-        return cast("PushReport", result_of(lambda: publish_flow(product, folder, run, webhook, return_state=True)))
+        pushed = result_of(lambda: publish_flow(product, folder, run, webhook, tuple(only), return_state=True))
+        return cast("PushReport", pushed)
 
     return _beside_prefect(workspace, flow)
 
@@ -123,7 +130,7 @@ def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, pu
     return _beside_prefect(workspace, flow)
 
 
-def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushReport:
+def plan_publish(product: str, workspace: Path, run: str | None = None, only: Sequence[str] = ()) -> PushReport:
     """What `publish` would do; nothing is written, so no flow is run.
 
     Raises:
@@ -133,7 +140,8 @@ def plan_publish(product: str, workspace: Path, run: str | None = None) -> PushR
     from tasks.workbench import descriptor_of
 
     settings = _settings_of(workspace)
-    return push_run(settings, product, run, descriptor_of(settings, product, run), advance, dry=True)
+    describe = descriptor_of(settings, product, run)
+    return push_run(settings, product, run, describe, advance, only=only, dry=True)
 
 
 def publish_fiftyone(product: str, workspace: Path, run: str | None = None) -> PublishReport:

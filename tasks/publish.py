@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import task
@@ -17,10 +18,11 @@ from tasks.workbench import descriptor_of
 
 
 @task(name="push-label-studio", cache_policy=NO_CACHE)
-def push_label_studio(product: str, run: str | None, workspace: str) -> PushReport:
+def push_label_studio(product: str, run: str | None, workspace: str, only: Sequence[str] = ()) -> PushReport:
     """Push a run to Label Studio, see `integrations.label_studio.push`."""
     settings = Settings.load(workspace=Path(workspace))
-    return label_studio.push_run(settings, product, run, descriptor_of(settings, product, run), advance)
+    describe = descriptor_of(settings, product, run)
+    return label_studio.push_run(settings, product, run, describe, advance, only=only)
 
 
 @task(name="push-fiftyone", cache_policy=NO_CACHE)

@@ -20,6 +20,7 @@ from flows.cli import (
     pull,
     push,
     refine,
+    relabel,
     report,
     serve,
     services,
@@ -56,6 +57,7 @@ def root(
 app.command("label")(label.label)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)
+app.command("relabel")(relabel.relabel)
 app.command("refine")(refine.refine)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)

@@ -33,6 +33,10 @@ def label_studio(
     webhook: Annotated[
         str | None, typer.Option("--webhook", help="Address of `saa serve`, which Label Studio is to ring.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Make a task for this image alone, by name or key; may be given several times."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -43,14 +47,18 @@ def label_studio(
 
     What is there already is not sent again: the same command twice writes nothing, and one that was interrupted goes
     on where it stopped. A random tenth of the images (setting unaided_share) is shown without masks, so that there are
-    reviews that no mask has influenced. Without a server of yours, `saa services up label-studio` starts one.
+    reviews that no mask has influenced. With --only, tasks of other images that are there are still brought up to
+    date: a project shows one version of the masks. `saa services up label-studio` starts a server, if you have none.
     """
     from flows.start import plan_publish, publish
     from integrations.settings import Settings
 
     folder = Settings.load(workspace=workspace).workspace
     with progress():
-        report = plan_publish(product, folder, run) if dry_run else publish(product, folder, run, webhook)
+        if dry_run:
+            report = plan_publish(product, folder, run, only or ())
+        else:
+            report = publish(product, folder, run, webhook, only or ())
     say_refused("refused", report.refused)
     if as_json:
         print_json({"product": product, "dry_run": dry_run, **asdict(report)})

@@ -26,6 +26,8 @@ class PushRequest:
         items: Its images.
         unaided_share: Share of the images that get no pre-annotation, in [0, 1].
         patience: Seconds that the server may take to finish a batch whose answer was lost.
+        only: Keys of the images that may get a new task; None is all. Tasks that are there are brought up to date
+            whatever it says: one version of the masks is shown in a whole project.
     """
 
     product: str
@@ -35,6 +37,7 @@ class PushRequest:
     items: Sequence[PushItem]
     unaided_share: float
     patience: float = 60.0
+    only: frozenset[str] | None = None
 
     @property
     def version(self) -> str:
@@ -116,14 +119,16 @@ def make_plan(request: PushRequest, known: Mapping[str, KnownTask], aided: Mappi
     for item in items:
         task = known.get(item.ref.key)
         if task is None:
-            fresh.append(item)
+            if request.only is None or item.ref.key in request.only:
+                fresh.append(item)
         elif item.ref.key not in unaided and not task.predicted:
             lacking.append(item)
         else:
             present.append(item)
     # The server's own order is that of the making: whoever does not sort sees the most telling images first, too.
     fresh.sort(key=lambda item: -item.priority)
-    return Plan(tuple(fresh), tuple(lacking), tuple(present), unaided, refused)
+    kept = {item.ref.key for item in (*fresh, *lacking, *present)}
+    return Plan(tuple(fresh), tuple(lacking), tuple(present), unaided & kept, refused)
 
 
 def draw(product: str, images: Iterable[str], number: int) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from integrations.catalog import Catalog, RunRecord
 from integrations.environments import held
-from integrations.finished_run import Describe, finished_run, run_of
+from integrations.finished_run import Describe, FinishedRun, finished_run, run_of
 from integrations.label_studio.client import Client
 from integrations.label_studio.connection import Connection, connection
 from integrations.label_studio.doorbell import address
@@ -19,11 +19,18 @@ from integrations.label_studio.pull import PullReport, pull
 from integrations.label_studio.push import Advance, dry_push, push, remembered_project
 from integrations.label_studio.webhook import answers, register, webhook_secret
 from integrations.settings import Settings
-from saa_core.errors import ServiceError
+from saa_core.errors import ServiceError, StoreError
 
 
 def push_run(
-    settings: Settings, product: str, run: str | None, describe: Describe, advance: Advance, *, dry: bool = False
+    settings: Settings,
+    product: str,
+    run: str | None,
+    describe: Describe,
+    advance: Advance,
+    *,
+    only: Sequence[str] = (),
+    dry: bool = False,
 ) -> PushReport:
     """Push a run of the workspace.
 
@@ -33,13 +40,14 @@ def push_run(
         run: Id of the run, or the beginning of it; None is the product's latest.
         describe: For the order of review.
         advance: Told of the progress.
+        only: Names or keys of the images that may get a new task; none is all.
         dry: Only count what would be done.
 
     Raises:
-        SaaError: No server, no such run, or as `push`.
+        SaaError: No server, no such run, no such image, or as `push`.
     """
     with _connected(settings) as (server, client), Catalog(settings.catalog_url) as catalog:
-        request = _request(settings, catalog, run_of(catalog, product, run), describe)
+        request = _request(settings, catalog, run_of(catalog, product, run), describe, only)
         if dry:
             return dry_push(client, catalog, request)
         source = partial(_source, server, client)
@@ -85,9 +93,20 @@ def _source(server: Connection, client: Client, project: int) -> ImageSource:
     return image_source(server.images, client, project, server.files)
 
 
-def _request(settings: Settings, catalog: Catalog, record: RunRecord, describe: Describe) -> PushRequest:
+def _request(
+    settings: Settings, catalog: Catalog, record: RunRecord, describe: Describe, only: Sequence[str]
+) -> PushRequest:
     run = finished_run(settings, catalog, record)
+    chosen = frozenset(_key(run, name) for name in only) if only else None
     order = run.priorities(run.descriptors(describe))
     images = zip(run.images, run.refs, order, strict=True)
     items = [push_item(*image, record.id, run.bundle) for image in images]
-    return PushRequest(record.product, record.id, run.models, run.bundle, items, settings.unaided_share)
+    return PushRequest(record.product, record.id, run.models, run.bundle, items, settings.unaided_share, only=chosen)
+
+
+def _key(run: FinishedRun, name: str) -> str:
+    """The key of the image that is called so, or has this key."""
+    key = next((ref.key for ref in run.refs if name == ref.key or name in ref.names), None)
+    if key is None:
+        raise StoreError(name, f"run {run.record.id} has no usable image of this name or key")
+    return key
