@@ -76,7 +76,7 @@ class ReviewTables(Tables):
         of_product = select(Target.target).where(Target.product == product)
         query = select(row.image_key, row.aided).where(row.target.in_(of_product)).order_by(row.pushed)
         with self._reading() as session:
-            return dict(session.execute(query).tuples().all())
+            return {found.image_key: found.aided for found in session.execute(query)}
 
     def add_reviews(self, reviews: Iterable[Review], *, cursor: tuple[str, str] | None = None) -> int:
         """Add reviews and move a cursor: both or neither. Nothing that is there is ever changed.
