@@ -6,6 +6,8 @@ run-lengths, and likeness is that of the features that the method itself uses.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from integrations.catalog import Catalog
 from integrations.fiftyone.columns import database_errors, put_plain
 from integrations.fiftyone.publish import PublishReport, bundles_in
 from integrations.fiftyone.reviews import FIELD, dissimilarity
-from integrations.fiftyone.schema import BundleFields
+from integrations.fiftyone.schema import BundleFields, keep_notes, notes_of
 from integrations.outputs import read_records
 from integrations.settings import Settings
 from saa_core.masks import Rle, from_coco, intersections, union
@@ -61,33 +63,38 @@ def pixel_f1(found: Iterable[Rle], truth: Iterable[Rle]) -> float:
 def evaluate_regions(dataset: Any, report: PublishReport) -> None:
     """FiftyOne's evaluation of each bundle's regions against the experts', by their masks, on the reviewed images.
 
-    It is run again only when regions of either side have changed, which this very publish knows.
+    It is run again only when regions of either side have changed.
 
     Raises:
         ServiceError: mongod does not answer.
     """
     from fiftyone import ViewField
 
+    notes = notes_of(dataset)
+    evaluated = notes.setdefault("evaluated", {})
     with database_errors():
-        reviewed = dataset.match(ViewField("review_state") == "reviewed")
-        done = set(dataset.list_evaluations())
-        stale = {FIELD, "review_state"} & report.written.keys()
         for fields in bundles_in(dataset):
-            view = reviewed.match(ViewField(fields.predictions).exists())
-            if fields.evaluation in done and not stale and fields.predictions not in report.written:
+            view = dataset.match((ViewField("review_state") == "reviewed") & ViewField(fields.predictions).exists())
+            state = _digest(view.values(["key", f"{FIELD}.review", f"{fields.predictions}.run"]))
+            if evaluated.get(fields.key) == state:
                 continue
-            if fields.evaluation in done:
+            if fields.evaluation in dataset.list_evaluations():
                 dataset.delete_evaluation(fields.evaluation)
             if len(view):
-                view.evaluate_detections(
-                    fields.predictions,
-                    gt_field=FIELD,
-                    eval_key=fields.evaluation,
-                    use_masks=True,
-                    iou=MATCH,
-                    classwise=False,
-                )
+                _evaluate(view, fields)
                 report.count(fields.evaluation, len(view))
+            evaluated[fields.key] = state
+            keep_notes(dataset, notes)
+
+
+def _digest(columns: Any) -> str:
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:24]
+
+
+def _evaluate(view: Any, fields: BundleFields) -> None:
+    view.evaluate_detections(
+        fields.predictions, gt_field=FIELD, eval_key=fields.evaluation, use_masks=True, iou=MATCH, classwise=False
+    )
 
 
 def regions_found(dataset: Any, fields: BundleFields) -> dict[str, int] | None:

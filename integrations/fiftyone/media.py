@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from integrations.files import write_atomic
 from integrations.image_sets import read_bytes
 from integrations.pictures import as_png, shown_as
-from saa_core.masks import Rle, decode_crop, encode_crop
+from saa_core.masks import Rle, decode_crop, empty, encode_crop
 from saa_core.types import ImageRef
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -90,6 +90,9 @@ def whole_mask(crop: NDArray[Any], box: list[float], height: int, width: int) ->
         box: [x, y, width, height] relative to the image.
         height: Rows of the image in pixels.
         width: Columns of the image in pixels.
+
+    Returns:
+        What of it is inside the image; empty where nothing is.
     """
     left, top = round(box[0] * width), round(box[1] * height)
     columns, rows = max(1, round(box[2] * width)), max(1, round(box[3] * height))
@@ -99,4 +102,4 @@ def whole_mask(crop: NDArray[Any], box: list[float], height: int, width: int) ->
     # What was painted beyond the image is cut off.
     y, x = max(0, -top), max(0, -left)
     part = inside[y : height - top, x : width - left].astype(bool)
-    return encode_crop(part, max(top, 0), max(left, 0), height, width)
+    return encode_crop(part, max(top, 0), max(left, 0), height, width) if part.size else empty(height, width)

@@ -7,7 +7,7 @@ and a publish that was cut off anywhere is finished by the next one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from integrations.fiftyone.columns import Cell, database_errors, put, put_plain
 from integrations.fiftyone.media import CroppedMask, Media
-from integrations.fiftyone.schema import OURS, BundleFields, bundle_fields, declare_bundle
+from integrations.fiftyone.schema import BundleFields, bundle_fields, declare_bundle, keep_notes, notes_of
 from integrations.finished_run import FinishedRun
 from integrations.label_studio.payload import PushItem, push_item
 from integrations.outputs import ImageRecord, RegionRecord
@@ -109,7 +109,7 @@ def publish_run(
 
 def bundles_in(dataset: Any) -> dict[BundleFields, str]:
     """The bundles that a data set holds, by when they were last published, the newest last, each with its last run."""
-    return {BundleFields(key): held["run"] for key, held in dataset.info[OURS]["bundles"].items()}
+    return {BundleFields(each["key"]): each["run"] for each in notes_of(dataset)["bundles"]}
 
 
 def _samples(
@@ -117,6 +117,7 @@ def _samples(
 ) -> None:
     """Add the samples that are not there, and find again those whose files have gone."""
     known = dict(zip(*dataset.values(["key", "filepath"]), strict=True))
+    _count_again(dataset, len(known))
     report.present = sum(ref.key in known for ref in run.refs)
     fresh = [pair for pair in zip(run.refs, run.images, strict=True) if pair[0].key not in known]
     moved = [ref for ref in run.refs if ref.key in known and not Path(known[ref.key]).is_file()]
@@ -130,6 +131,17 @@ def _samples(
         advance("adding images", start + len(part), len(fresh))
     # Bulk writes would reload every sample that this process still holds, one by one.
     dataset.clear_cache()
+
+
+def _count_again(dataset: Any, number: int) -> None:
+    """Correct a count that a mongod which was killed has lost: it keeps one beside the documents, written now and then.
+
+    The samples are all there, but the App and `len` would show too few.
+    """
+    from fiftyone.core.odm import get_db_conn
+
+    if len(dataset) != number:
+        get_db_conn().command("validate", dataset._sample_collection_name)
 
 
 def _shown(refs: Sequence[ImageRef], media: Media, report: PublishReport) -> Iterator[tuple[str, str]]:
@@ -217,14 +229,12 @@ def _map(fiftyone: Any, path: Path) -> Cell:
 
 def _features(dataset: Any, run: FinishedRun, descriptors: NDArray[np.float32], report: PublishReport) -> None:
     """Features of those that have none; of all, once another network makes them."""
-    held = dataset.info[OURS]
-    network = run.record.models.get("features", "")
-    if held.get("features") != network:
+    notes, network = notes_of(dataset), run.record.models.get("features", "")
+    if notes.get("features") != network:
         with database_errors():
             dataset.clear_sample_field("features")
             dataset.clear_sample_field("uniqueness")
-            held["features"] = network
-            dataset.save()
+            keep_notes(dataset, {**notes, "features": network})
     with database_errors():
         missing = set(dataset.match(~_there("features")).values("key"))
         rows = {ref.key: row for ref, row in zip(run.refs, descriptors, strict=True) if ref.key in missing}
@@ -241,10 +251,8 @@ def _there(name: str) -> Any:
 
 def _note(dataset: Any, run: FinishedRun, fields: BundleFields) -> None:
     """Which bundle is the newest; it moves to the end."""
-    held = dataset.info[OURS]
-    entry: Mapping[str, str] = {"bundle": run.bundle.id, "run": run.record.id, "models": run.models}
-    if list(held["bundles"].items())[-1:] != [(fields.key, entry)]:
-        held["bundles"].pop(fields.key, None)
-        held["bundles"][fields.key] = entry
-        with database_errors():
-            dataset.save()
+    notes = notes_of(dataset)
+    entry = {"key": fields.key, "bundle": run.bundle.id, "run": run.record.id, "models": run.models}
+    notes["bundles"] = [*(each for each in notes["bundles"] if each["key"] != fields.key), entry]
+    with database_errors():
+        keep_notes(dataset, notes)

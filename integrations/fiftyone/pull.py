@@ -182,9 +182,7 @@ def _drawn(detection: Any, size: tuple[int, int], known: set[str]) -> ReviewedRe
     if crop is None and detection.mask_path:
         crop = cv2.imread(detection.mask_path, cv2.IMREAD_GRAYSCALE)
     if crop is None:
-        raise ReviewError(
-            "", f"a region {detection.label!r} is a box without a mask; paint it, or do it in Label Studio"
-        )
+        raise ReviewError("", f"a region {detection.label!r} is a box without a mask; paint one, or use Label Studio")
     region = detection.get_attribute_value("region", None) or None
     mask = whole_mask(crop, detection.bounding_box, *size)
     words = detection.get_attribute_value("words", None) or ""

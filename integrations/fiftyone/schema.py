@@ -93,7 +93,7 @@ def make_dataset(fiftyone: Any, product: str) -> Any:
     dataset = find_dataset(fiftyone, product)
     if dataset is None:
         dataset = fiftyone.Dataset(product, persistent=True)
-        dataset.info = {OURS: {"bundles": {}}}
+        dataset.info = {OURS: {"bundles": []}}
         dataset.save()
     _declare(fiftyone, dataset, _fields(fiftyone))
     _declare_regions(fiftyone, dataset, "expert", _JUDGED)
@@ -102,6 +102,19 @@ def make_dataset(fiftyone: Any, product: str) -> Any:
     if "key" not in dataset.get_index_information():
         dataset.create_index("key", unique=True)
     return dataset
+
+
+def notes_of(dataset: Any) -> dict[str, Any]:
+    """What we keep beside a data set, as plain values: `bundles`, the newest last, and what was computed of what."""
+    notes: dict[str, Any] = json.loads(json.dumps(dataset.info[OURS]))
+    return notes
+
+
+def keep_notes(dataset: Any, notes: Mapping[str, Any]) -> None:
+    """Put them in place of those that are kept. Whole: changes inside a data set's `info` are not followed."""
+    if notes != notes_of(dataset):
+        dataset.info = {**dataset.info, OURS: dict(notes)}
+        dataset.save()
 
 
 def declare_bundle(fiftyone: Any, dataset: Any, fields: BundleFields, title: str) -> None:
