@@ -43,6 +43,11 @@ FORMATS: Mapping[str, WriteFormat] = {
 }
 """How each format is written, by its name."""
 
+_CAUTION: Mapping[What, tuple[str, ...]] = {
+    "reviews": (),
+    "predictions": ("nobody has looked at these images: good is one on which the run found nothing",),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
@@ -76,7 +81,7 @@ class ExportReport:
         labels: Every label, in the order of the format's classes.
         left_out: How many images were left out on purpose, by reason.
         refused: (image, reason) of those that cannot be exported.
-        losses: What the format cannot hold, a sentence each.
+        notes: What whoever trains on it has to know, such as what the format cannot hold, a sentence each.
         runs: Ids of the runs that the regions are from, or were corrected from.
     """
 
@@ -86,7 +91,7 @@ class ExportReport:
     labels: tuple[str, ...]
     left_out: Mapping[str, int]
     refused: tuple[tuple[str, str], ...]
-    losses: tuple[str, ...]
+    notes: tuple[str, ...]
     runs: tuple[str, ...]
 
     def sentence(self) -> str:
@@ -118,7 +123,7 @@ def export(catalog: Catalog, settings: Settings, request: ExportRequest, advance
         with atomic(folder / "images.jsonl") as lines:
             images = ImageStream(source, survey(source), request.split, partial(_note, lines), advance)
             losses = FORMATS[request.format](folder, images.survey.labels, images)
-        report = _report(images, losses)
+        report = _report(images, (*_CAUTION[request.what], *losses))
         content = json.dumps(_provenance(catalog, request, report), indent=2, ensure_ascii=False)
         write_atomic(folder / PROVENANCE, content.encode())
     return report
@@ -135,7 +140,7 @@ def _source(catalog: Catalog, settings: Settings, request: ExportRequest) -> Sou
     return predictions(catalog, run, settings.runs / run.id)
 
 
-def _report(images: ImageStream, losses: tuple[str, ...]) -> ExportReport:
+def _report(images: ImageStream, notes: tuple[str, ...]) -> ExportReport:
     source, seen = images.source, images.survey
     refused = tuple(sorted([*seen.refused, *images.refused]))
     if not images.parts:
@@ -150,7 +155,7 @@ def _report(images: ImageStream, losses: tuple[str, ...]) -> ExportReport:
         labels=seen.labels,
         left_out={reason: count for reason, count in left_out.items() if count},
         refused=refused,
-        losses=losses,
+        notes=notes,
         runs=seen.runs,
     )
 

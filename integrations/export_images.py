@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from integrations.evidence_store import Advance
 
 _STEP = "exporting"
+_EVERY = 16
+"""Images between two words on the progress."""
 _LEADS_OUT = "its name leads out of the folder of its set"
 
 # Pillow's formats that trainers read, and the suffix under which they look for them.
@@ -91,7 +93,8 @@ class ImageStream:
             else:
                 yield image
                 self._count(found, image)
-            self.advance(_STEP, done, len(self.survey.stems))
+            if done % _EVERY == 0 or done == len(self.survey.stems):
+                self.advance(_STEP, done, len(self.survey.stems))
 
     def _image(self, found: Found) -> ExportImage:
         if found.undrawn or not {region.label for region in found.regions}.issubset(self.survey.labels):

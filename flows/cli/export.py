@@ -86,8 +86,8 @@ def export(
         print_json({"product": product, "format": format.value, "what": what, "folder": str(folder), **asdict(report)})
     else:
         answer(f"{what} of {product}: {report.sentence()}")
-        for loss in report.losses:
-            answer(f"note: {loss}")
+        for note in report.notes:
+            answer(f"note: {note}")
         answer(f"export: {folder}")
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

@@ -57,7 +57,7 @@ def test_reviews(reviewed: LabelledSet) -> None:
     assert sum(report.images.values()) == 3
     assert (report.good, report.regions, report.labels) == (1, 3, ("crack", "dent"))
     assert report.left_out == {"without a finding": 2, "called defective with nothing drawn": 1}
-    assert (report.refused, report.losses, report.runs) == ((), (), ("run1",))
+    assert (report.refused, report.notes, report.runs) == ((), (), ("run1",))
     told = {
         line["names"][0]: (line["finding"], line["regions"], line["lot"]) for line in lines(reviewed.folder / "out")
     }
@@ -85,6 +85,7 @@ def test_predictions(reviewed: LabelledSet) -> None:
     report = reviewed.export(what="predictions", split=Split(100, 0, 0))
     assert (sum(report.images.values()), report.good, report.regions) == (6, 4, 3)
     assert report.left_out == {}
+    assert report.notes == ("nobody has looked at these images: good is one on which the run found nothing",)
     results = json.loads((reviewed.folder / "out/annotations/results_train.json").read_text())
     assert [result["score"] for result in results] == [0.5, 0.5, 0.5]
 
@@ -109,7 +110,7 @@ def test_where_all_of_it_comes_from(reviewed: LabelledSet) -> None:
     (run,) = said["runs"]
     assert (run["id"], run["bundle"], run["models"]) == ("run1", BUNDLE.id, {"generator": "lexical"})
     assert said["split"]["shares"] == "80/10/10"
-    assert said["losses"] == list(report.losses)
+    assert said["notes"] == list(report.notes)
 
 
 def test_no_review(labelled_set: LabelledSet) -> None:
@@ -308,9 +309,9 @@ from integrations.settings import Settings
 from saa_core.errors import StoreError
 
 def advance(step, done, total):
-    if done == 2 and sys.argv[3] == "killed":
+    if sys.argv[3] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if done == 2:
+    else:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 settings = Settings.load(workspace=Path(sys.argv[1]))
