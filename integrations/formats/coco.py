@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from integrations.files import atomic
@@ -33,7 +33,7 @@ def write_coco(folder: Path, labels: Sequence[str], images: Iterable[ExportImage
         for image in images:
             write_picture(folder, image)
             if image.part not in parts:
-                parts[image.part] = stack.enter_context(_Part(folder, categories))
+                parts[image.part] = stack.enter_context(_Part.opened(folder, categories))
             parts[image.part].add(image)
         for name, part in parts.items():
             part.write(folder / "annotations", name)
@@ -59,49 +59,51 @@ class _JsonList:
         file.write(b"\n]")
 
 
+@dataclass(frozen=True, slots=True)
 class _Part:
-    """The files of one part of the split.
+    """What is known of one part of the split so far.
 
-    Args:
-        folder: Where lists may grow: they can be too large for a temporary folder in memory.
+    Attributes:
         categories: Number of each label.
+        images: A row each.
+        annotations: A row for each region.
+        results: The same of those with a score, as results are.
     """
 
-    def __init__(self, folder: Path, categories: Mapping[str, int]) -> None:
-        self._folder, self._categories = folder, categories
+    categories: Mapping[str, int]
+    images: _JsonList
+    annotations: _JsonList
+    results: _JsonList
 
-    def __enter__(self) -> Self:
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, categories: Mapping[str, int]) -> Iterator[Self]:
+        """An empty part whose lists grow in `folder`: where others keep temporary files may be memory."""
         with ExitStack() as files:
-            lists = [_JsonList(files.enter_context(TemporaryFile(dir=self._folder))) for _ in range(3)]
-            self._images, self._annotations, self._results = lists
-            self._files = files.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
+            lists = [_JsonList(files.enter_context(TemporaryFile(dir=folder))) for _ in range(3)]
+            yield cls(categories, *lists)
 
     def add(self, image: ExportImage) -> None:
-        number = self._images.length + 1
-        self._images.append({"id": number, "file_name": image.file, "height": image.height, "width": image.width})
+        number = self.images.length + 1
+        self.images.append({"id": number, "file_name": image.file, "height": image.height, "width": image.width})
         for region in image.regions:
-            found = {"image_id": number, "category_id": self._categories[region.label], **_scored(region)}
-            self._annotations.append({"id": self._annotations.length + 1, **found, **_measures(region)})
+            found = {"image_id": number, "category_id": self.categories[region.label], **_scored(region)}
+            self.annotations.append({"id": self.annotations.length + 1, **found, **_measures(region)})
             # Without a box: loadRes would take the area from it, and not from the mask.
             if region.score is not None:
-                self._results.append(found)
+                self.results.append(found)
 
     def write(self, folder: Path, name: str) -> None:
+        categories = [{"id": number, "name": label} for label, number in self.categories.items()]
         with atomic(folder / f"instances_{name}.json") as file:
-            for key, entries in (("images", self._images), ("annotations", self._annotations)):
-                file.write(b'{"images":' if key == "images" else b',\n"annotations":')
-                entries.copy_to(file)
-            categories = [{"id": number, "name": label} for label, number in self._categories.items()]
-            file.write(b',\n"categories":' + json.dumps(categories, ensure_ascii=False).encode() + b"}\n")
-        if self._results.length:
+            file.write(b'{"categories":' + json.dumps(categories, ensure_ascii=False).encode() + b',\n"images":')
+            self.images.copy_to(file)
+            file.write(b',\n"annotations":')
+            self.annotations.copy_to(file)
+            file.write(b"}\n")
+        if self.results.length:
             with atomic(folder / f"results_{name}.json") as file:
-                self._results.copy_to(file)
+                self.results.copy_to(file)
 
 
 def _scored(region: ExportRegion) -> dict[str, Any]:
