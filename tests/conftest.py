@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.label_studio_server", "tests.fiftyone_server", "tests.plates", "tests.labelled_set", "tests.fiftyone_room"]
+pytest_plugins = [
+    "tests.label_studio_server",
+    "tests.fiftyone_server",
+    "tests.plates",
+    "tests.labelled_set",
+    "tests.fiftyone_room",
+]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
