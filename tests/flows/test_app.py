@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,7 @@ from integrations.fiftyone import lifecycle
 from integrations.fiftyone.environment import connect
 from integrations.fiftyone.schema import find_dataset
 from integrations.fiftyone.tagging import newest_predictions
-from integrations.fiftyone.workspace import publish, pull_product
+from integrations.fiftyone.workspace import publish
 from integrations.settings import Settings
 from saa_core.prompts import PromptBundle
 from tasks.progress import advance
@@ -100,9 +99,7 @@ def desk(
     }
     settings = Settings.load(workspace=folder / "workspace")
     photographs = photograph(folder / "photographs", COUNT)
-    request = LabelRequest(
-        source=str(photographs), product=PRODUCT, bundle=BUNDLE, workspace=str(settings.workspace)
-    )
+    request = LabelRequest(source=str(photographs), product=PRODUCT, bundle=BUNDLE, workspace=str(settings.workspace))
     start(request, settings)
     publish(settings, PRODUCT, None, descriptor_of(settings, PRODUCT, None), advance)
     found, _ = lifecycle.up(settings, PLUGINS)
@@ -124,6 +121,7 @@ def test_nothing_selected_is_refused(desk: Desk, verb: str) -> None:
 def test_explained(desk: Desk) -> None:
     print(desk.done("explain_region", [], desk.regions(1)[:1]))
     print(desk.done("explain_region", desk.samples[:1], []))
+
 
 def test_rest(desk: Desk) -> None:
     print(desk.done("accept_regions", [], desk.regions(1)[:1]))

@@ -4,13 +4,13 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports timm by an old name
-    attention = pytest.importorskip("groundingdino.models.GroundingDINO.ms_deform_attn")
+    import groundingdino.models.GroundingDINO.ms_deform_attn as attention
 
-from saa_core.generators.deformable import DeformableAttention, Places, by_bags, by_grid  # noqa: E402
+from saa_core.generators.deformable import DeformableAttention, Places, by_bags, by_grid
 
 SHAPES = ((9, 13), (5, 7), (3, 4), (1, 1))
 PIXELS = sum(rows * columns for rows, columns in SHAPES)

@@ -17,26 +17,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from saa_core.errors import CheckpointError
 from saa_core.generators import Proposals, Request
+from saa_core.generators.captions import Caption, Captions
+from saa_core.generators.grounding_dino import BOX_FLOOR, TEXT_FLOOR, GroundingDino, Scale
+from saa_core.generators.grounding_model import ARCHITECTURES, backbone, bert, build, tokenizer
+from saa_core.generators.grounding_text import TextEncoder, joined
+from saa_core.generators.grounding_transformer import Pyramid, Transformer
+from saa_core.generators.swin import stages
 from saa_core.images import load_image
+from saa_core.runtime import Compute, prepare
 from saa_core.types import RGB, Query
 from tests.contracts.generator import RegionGeneratorContract
 from tests.contracts.images import noise, peak
 from tests.foundation import SCALE, TINY, WORDS, tiny_bert, tiny_network, words_folder
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("groundingdino")
-
-from saa_core.generators.captions import Caption, Captions  # noqa: E402
-from saa_core.generators.grounding_dino import BOX_FLOOR, TEXT_FLOOR, GroundingDino, Scale  # noqa: E402
-from saa_core.generators.grounding_model import ARCHITECTURES, backbone, bert, build, tokenizer  # noqa: E402
-from saa_core.generators.grounding_text import TextEncoder, joined  # noqa: E402
-from saa_core.generators.grounding_transformer import Pyramid, Transformer  # noqa: E402
-from saa_core.generators.swin import stages  # noqa: E402
-from saa_core.runtime import Compute, prepare  # noqa: E402
 
 TEXTS = (("defect on bottle",), ("crack", "white print", "black hole"), ("scratch",), ("dark spot, small", "crack"))
 REAL = ["mvtec_ad/pill/test/contamination/002.png", "magnetic_tile/magnetic_tile/test/blowhole/000.png"]

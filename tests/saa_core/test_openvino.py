@@ -1,6 +1,5 @@
 """OpenVINO: the same numbers as torch, one conversion per key, damaged files, and not a word to anyone."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from saa_core.errors import StoreError
 from saa_core.runtime import Compute, converted, inference
-
-torch = pytest.importorskip("torch", reason="the models need torch")
-# Not by importorskip: to import it without saa_core tells its maker.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 
 
 class Net(torch.nn.Module):  # type: ignore[misc]

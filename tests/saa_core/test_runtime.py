@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from saa_core.errors import SettingsError
 from saa_core.runtime import Compute, choose, in_batches, inference, pack_linears, prepare, processors
-
-torch = pytest.importorskip("torch", reason="the models need torch")
 
 
 def fresh_process(program: str) -> None:

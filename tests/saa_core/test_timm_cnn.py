@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import timm
+import torch
 
 from saa_core.errors import CheckpointError, SettingsError
 from saa_core.features.timm_cnn import TimmCnn
@@ -16,9 +18,6 @@ from saa_core.runtime import Compute
 from saa_core.types import RGB, FloatMap
 from tests.contracts.extractor import FeatureExtractorContract
 from tests.contracts.images import noise
-
-torch = pytest.importorskip("torch", reason="needs torch, of the extra `foundation`")
-timm = pytest.importorskip("timm", reason="needs timm, of the extra `foundation`")
 
 SMALL = "test_resnet"
 """timm's own network for tests: 0.5 M parameters, a ResNet in all its parts."""
@@ -140,7 +139,6 @@ class TestFeatures:
 
     @pytest.mark.parametrize("stages", [(1, 2, 3), (2,)])
     def test_openvino_gives_the_same(self, tmp_path: Path, stages: tuple[int, ...]) -> None:
-        pytest.importorskip("openvino", reason="needs the extra `openvino`")
         image, prompt = noise((50, 60)), SaliencyPrompt(input=96, stages=stages)
         converted = cnn(compute=Compute(runtime="openvino", cache=tmp_path)).at(prompt, 1)
         np.testing.assert_allclose(converted(image), cnn().at(prompt, 1)(image), rtol=0, atol=1e-4)
@@ -216,7 +214,8 @@ class TestLoad:
     def test_a_published_backbone_is_found_by_its_name(self, tmp_path: Path, suffix: str) -> None:
         save: Callable[..., None] = torch.save
         if suffix == "safetensors":
-            save = pytest.importorskip("safetensors.torch").save_file
+            from safetensors.torch import save_file as save
+
         made = network()
         save(made.state_dict(), tmp_path / f"{SMALL}.{suffix}")
         image = noise((50, 60))
