@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_PASSED = {True: "passed", False: "**failed**", None: "-"}
+
 
 def explained(found: Mapping[str, Any], rank: int | None = None) -> str:
     """What `saa explain --json` says of an image, or of one region of it.
 
     Args:
         found: The answer.
-        rank: Of the region among those shown, 0 is the best; None is the whole image.
+        rank: Of the region among those shown, 0 is the best; None is the whole image: what is shown on it, or the
+            candidate that got furthest.
     """
-    candidates = [each for each in found["candidates"] if rank is None or each["rank"] == rank + 1]
-    lines = [found["answer"]] if rank is None or not candidates else []
-    for each in candidates:
+    shown = [each for each in found["candidates"] if each["shown"]]
+    meant = [each for each in shown if rank is not None and each["rank"] == rank + 1]
+    lines = [] if meant else [found["answer"]]
+    for each in meant or shown or found["candidates"][:1]:
         lines += [f"**{each['label']}** (#{each['number']}): {each['why']}.", _phrases(each), _checks(each)]
     return "\n\n".join([*lines, *(f"Note: {note}" for note in found["notes"])])
 
@@ -27,11 +31,14 @@ def _phrases(candidate: Mapping[str, Any]) -> str:
 
 def _checks(candidate: Mapping[str, Any]) -> str:
     rows = [
-        f"| {each['rule']} | {each['name']} | {_figure(each['value'])} | {each['sign']} {_figure(each['limit'])} | "
-        f"{'passed' if each['passed'] else '-' if each['passed'] is None else '**failed**'} |"
+        f"| {each['rule']} | {each['name']} | {_figure(each['value'])} | {_limit(each)} | {_PASSED[each['passed']]} |"
         for each in candidate["checks"]
     ]
     return "\n".join(["| rule | what | value | limit | |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+def _limit(check: Mapping[str, Any]) -> str:
+    return "any" if check["limit"] is None else f"{check['sign']} {_figure(check['limit'])}"
 
 
 def _figure(value: float | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +15,28 @@ import pytest
 from flows.runs import LabelRequest
 from flows.services import PLUGINS
 from flows.start import start
+from integrations.catalog import Catalog
 from integrations.fiftyone import lifecycle
 from integrations.fiftyone.environment import connect
 from integrations.fiftyone.schema import find_dataset
 from integrations.fiftyone.tagging import newest_predictions
-from integrations.fiftyone.workspace import publish
+from integrations.fiftyone.workspace import publish, pull_product
 from integrations.settings import Settings
+from saa_core import library
 from saa_core.prompts import PromptBundle
 from tasks.progress import advance
 from tasks.workbench import descriptor_of
+from tests.browser.curator import curator_at
 from tests.fiftyone_server import Mongod, disconnect
 from tests.flows.test_exchange import photograph
-from tests.label_studio_server import Server, delete_projects
+from tests.label_studio_server import Server, delete_projects, free_port
 
 pytestmark = pytest.mark.slow
 
 PRODUCT, COUNT = "plate", 8
 BUNDLE = PromptBundle(product=PRODUCT)
+
+Labels = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -61,26 +67,32 @@ class Desk:
         field = newest_predictions(self.dataset)
         return list(self.dataset.select(self.samples[number]).values(f"{field}.detections.tags")[0])
 
-    def run(self, verb: str, selected: list[str], labels: list[dict[str, str]], **params: Any) -> dict[str, Any]:
-        """What an operator answers."""
+    def ask(self, path: str, verb: str, selected: list[str], labels: Labels, dataset: str, **more: Any) -> Any:
         asked = {
             "operator_uri": f"@saa/curation/{verb}",
-            "dataset_name": PRODUCT,
+            "dataset_name": dataset,
             "view": [],
             "selected": selected,
-            "selected_labels": labels,
-            "params": params,
+            "selected_labels": list(labels),
+            **more,
         }
-        answer = httpx.post(f"{self.url}/operators/execute", json=asked, timeout=300, trust_env=False)
-        return dict(answer.raise_for_status().json())
+        answer = httpx.post(f"{self.url}/operators/{path}", json=asked, timeout=300, trust_env=False)
+        return answer.raise_for_status().json()
 
-    def done(self, verb: str, selected: list[str], labels: list[dict[str, str]], **params: Any) -> str:
-        answer = self.run(verb, selected, labels, **params)
+    def form(self, verb: str, selected: list[str]) -> str:
+        """What the form says before anything is done."""
+        more = {"params": {}, "target": "inputs"}
+        return json.dumps(self.ask("resolve-type", verb, selected, (), PRODUCT, **more), ensure_ascii=False)
+
+    def done(self, verb: str, selected: list[str], labels: Labels = (), **params: Any) -> str:
+        answer = self.ask("execute", verb, selected, labels, PRODUCT, params=params)
         assert not answer["error"], answer["error"]
         return str(answer["result"]["message"])
 
-    def refused(self, verb: str, selected: list[str], labels: list[dict[str, str]], **params: Any) -> str:
-        answer = self.run(verb, selected, labels, **params)
+    def refused(
+        self, verb: str, selected: list[str], labels: Labels = (), dataset: str = PRODUCT, **params: Any
+    ) -> str:
+        answer = self.ask("execute", verb, selected, labels, dataset, params=params)
         assert answer["error"]
         return str(answer["error_message"])
 
@@ -102,7 +114,7 @@ def desk(
     request = LabelRequest(source=str(photographs), product=PRODUCT, bundle=BUNDLE, workspace=str(settings.workspace))
     start(request, settings)
     publish(settings, PRODUCT, None, descriptor_of(settings, PRODUCT, None), advance)
-    found, _ = lifecycle.up(settings, PLUGINS)
+    found, _ = lifecycle.up(settings, PLUGINS, free_port())
     assert found.url is not None
     yield Desk(settings, found.url, connect(mongod.uri, settings.fiftyone_database, folder))
     lifecycle.down(settings)
@@ -113,22 +125,94 @@ def desk(
     os.environ.update(before)
 
 
-@pytest.mark.parametrize("verb", ["send_to_label_studio", "accept_regions", "mark_good", "explain_region"])
-def test_nothing_selected_is_refused(desk: Desk, verb: str) -> None:
-    assert "Nothing is selected" in desk.refused(verb, [], [])
+SELECTING = ("send_to_label_studio", "accept_regions", "mark_good", "explain_region")
 
 
-def test_explained(desk: Desk) -> None:
-    print(desk.done("explain_region", [], desk.regions(1)[:1]))
-    print(desk.done("explain_region", desk.samples[:1], []))
+class TestRefusals:
+    @pytest.mark.parametrize("verb", SELECTING)
+    def test_nothing_selected(self, desk: Desk, verb: str) -> None:
+        assert desk.refused(verb, []).startswith("Nothing is selected")
+        assert "Nothing is selected" in desk.form(verb, [])
+
+    @pytest.mark.parametrize("verb", [*SELECTING, "relabel"])
+    def test_a_data_set_of_somebody_else(self, desk: Desk, verb: str) -> None:
+        other = desk.fiftyone.Dataset("other", persistent=True)
+        other.add_sample(desk.fiftyone.Sample(filepath="/none.png"))
+        try:
+            answer = desk.refused(verb, other.values("id"), dataset="other", bundle="generic", whole_set=True)
+        finally:
+            desk.fiftyone.delete_dataset("other")
+        assert answer == "other: saa did not make this data set"
+
+    def test_regions_of_another_field(self, desk: Desk) -> None:
+        labels = [each | {"field": "expert"} for each in desk.regions(0)]
+        assert "Only regions of the newest bundle" in desk.refused("accept_regions", [], labels)
+        assert "expert holds no region that saa proposed" in desk.refused("explain_region", [], labels[:1])
+
+    def test_images_without_regions(self, desk: Desk) -> None:
+        assert "have no regions" in desk.refused("accept_regions", desk.samples[-1:])
+
+    def test_more_than_one_explanation(self, desk: Desk) -> None:
+        assert desk.refused("explain_region", desk.samples[:2]) == "Select one region, or one image."
+
+    def test_the_whole_set_without_a_word(self, desk: Desk) -> None:
+        assert f"The whole set of {COUNT} images" in desk.form("relabel", [])
+        refused = desk.refused("relabel", desk.samples[:1], bundle="generic", whole_set=False)
+        assert "Nothing was done: tick" in refused
+
+    def test_an_error_of_the_command_is_the_operators(self, desk: Desk) -> None:
+        refused = desk.refused("relabel", [], bundle="mvtec/bottl", whole_set=True)
+        assert refused.startswith("mvtec/bottl: no such bundle in the library, did you mean 'mvtec/bottle'")
 
 
-def test_rest(desk: Desk) -> None:
-    print(desk.done("accept_regions", [], desk.regions(1)[:1]))
-    print(desk.tags(1))
-    print(desk.done("accept_regions", desk.samples[:2], []))
-    print(desk.done("mark_good", desk.samples[1:2], []), desk.tags(1))
-    print(desk.done("send_to_label_studio", desk.samples[1:3], []))
-    print(desk.refused("relabel", [], [], bundle="generic", whole_set=False))
-    print(desk.done("relabel", [], [], bundle="mvtec/bottle", whole_set=True))
-    print(desk.run("relabel", [], [], bundle="mvtec/bottl", whole_set=True))
+def test_a_region_and_an_image_explained(desk: Desk) -> None:
+    region = desk.done("explain_region", [], desk.regions(1)[:1])
+    assert region.startswith("**")
+    assert "(#1): its confidence is" in region
+    assert "| region floor | confidence |" in region
+    assert desk.done("explain_region", desk.samples[:1]).startswith("Marked: 1 region of")
+    assert desk.done("explain_region", desk.samples[-1:]).startswith("Not marked: ")
+
+
+def test_what_is_judged_comes_back_as_reviews(desk: Desk) -> None:
+    assert desk.done("mark_good", desk.samples[:2]).startswith("2 images are good")
+    assert [sample.tags for sample in desk.dataset.select(desk.samples[:2])] == [["good"], ["good"]]
+    assert desk.done("accept_regions", [], desk.regions(0)).startswith("1 regions are accepted")
+    assert desk.tags(0) == [["accepted"]]
+    assert desk.dataset[desk.samples[0]].tags == []
+    assert "1 selected image will be tagged good" in desk.form("mark_good", desk.samples[:1])
+    desk.done("accept_regions", desk.samples[2:3])
+    intake = pull_product(desk.settings, PRODUCT)
+    assert (intake.refused, intake.sentence()) == ([], intake.sentence())
+    with Catalog(desk.settings.catalog_url) as catalog:
+        findings = {review.image: review.finding for review in catalog.reviews(PRODUCT)}
+    keys = desk.dataset.select(desk.samples[:3], ordered=True).values("key")
+    assert [findings[key] for key in keys] == ["defective", "good", "defective"]
+
+
+def test_the_selection_is_in_label_studio(desk: Desk, label_studio: Server) -> None:
+    assert desk.done("send_to_label_studio", desk.samples[1:3]).startswith("2 new tasks, 0 were there: [the project](")
+    assert desk.done("send_to_label_studio", desk.samples[:2]).startswith("1 new tasks, 2 were there")
+    with label_studio.http() as http:
+        (project,) = http.get("/api/projects/").raise_for_status().json()["results"]
+    assert (project["task_number"], project["total_predictions_number"]) == (3, 3)
+
+
+def test_the_grid_shows_masks_and_runs_an_operator(desk: Desk) -> None:
+    with curator_at(desk.url, PRODUCT) as curator:
+        curator.wait_for_regions(3, least=100)
+        assert curator.orange(COUNT - 1) == 0
+        curator.select(COUNT - 1)
+        said = curator.operate("saa: mark as good", "1 selected image will be tagged good")
+        assert "1 images are good." in said
+    assert desk.dataset[desk.samples[-1]].tags == ["good"]
+
+
+def test_another_bundle_stands_beside_the_first(desk: Desk) -> None:
+    before = newest_predictions(desk.dataset)
+    assert f"on {COUNT} images." in desk.done("relabel", [], bundle="mvtec/bottle", whole_set=True)
+    assert newest_predictions(desk.dataset) != before
+    assert desk.dataset.has_sample_field(before)
+    with Catalog(desk.settings.catalog_url) as catalog:
+        runs = {run.bundle for run in [catalog.latest_run(PRODUCT, state="done")] if run}
+    assert runs == {library.load("mvtec/bottle").id}

@@ -149,6 +149,15 @@ def projects(server: Server) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------- out and back
 
 
+def test_chosen_images_go_out_alone(server: Server, saa: Saa) -> None:
+    first = saa(*PUSH, "--only", "000.png", "--only", "003.png", "--json").json
+    assert (first["tasks"], first["predictions"]) == (2, 2)
+    assert saa(*PUSH, "--only", "004.png", "--dry-run", "--json").json["tasks"] == 1
+    unknown = saa(*PUSH, "--only", "x.png")
+    assert (unknown.code, "x.png: run" in unknown.err) == (1, True)
+    assert saa(*PUSH, "--json").json["tasks"] == COUNT - 2
+
+
 @pytest.mark.parametrize("mode", ["upload", "local-files"])
 def test_a_run_goes_out_and_comes_back(
     mode: str, server: Server, desk: Desk, saa: Saa, labelled: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,7 +49,7 @@ class _Operator(foo.Operator):  # type: ignore[misc]
     def resolve_output(self, ctx: Any) -> Any:
         """The answer."""
         answer = types.Object()
-        answer.str("message", view=types.MarkdownView(label=self.title))
+        answer.str("message", view=types.MarkdownView())
         return types.Property(answer, view=types.View(label=self.title))
 
     def plan(self, ctx: Any) -> str:
@@ -101,7 +101,9 @@ class AcceptRegions(_Operator):
         """As `_Operator.plan`."""
         regions = _regions(ctx)
         whose = "selected regions" if ctx.selected_labels else f"regions on {_images(_selected(ctx))}"
-        return f"{len(regions)} {whose} will be tagged accepted; their tag rejected, and their images' tag good, go."
+        return (
+            f"{len(regions)} {whose} will be tagged accepted and lose the tag rejected; their images lose the tag good."
+        )
 
     def work(self, ctx: Any) -> str:
         """As `integrations.fiftyone.tagging.accept`."""
@@ -120,7 +122,7 @@ class MarkGood(_Operator):
     def plan(self, ctx: Any) -> str:
         """As `_Operator.plan`."""
         newest_predictions(ctx.dataset)
-        return f"{_images(_selected(ctx))} will be tagged good; the tag accepted of their regions goes."
+        return f"{_images(_selected(ctx))} will be tagged good, and their regions lose the tag accepted."
 
     def work(self, ctx: Any) -> str:
         """As `integrations.fiftyone.tagging.mark_good`."""
@@ -139,7 +141,7 @@ class ExplainRegion(_Operator):
     def plan(self, ctx: Any) -> str:
         """As `_Operator.plan`."""
         _, rank, _ = _explainable(ctx)
-        return "Every region of the selected image will be explained." if rank is None else "It will be explained."
+        return "The selected image will be explained." if rank is None else "The selected region will be explained."
 
     def work(self, ctx: Any) -> str:
         """As `saa explain`."""

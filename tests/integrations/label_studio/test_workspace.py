@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,43 @@ def test_what_a_run_lost_is_named(place: Place) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- pull and doorbell
+
+
+def test_only_chosen_images_get_a_task(place: Place) -> None:
+    place.label()
+    chosen = ["sure.png", place.refs["synonyms.png"].key]
+    assert place.push(only=chosen, dry=True).tasks == 2
+    report = place.push(only=chosen)
+    assert (report.tasks, report.predictions, report.present) == (2, 2, 0)
+    assert set(place.scores(report)) == {"sure.png", "synonyms.png"}
+    report = place.push(only=["doubtful.png"])
+    assert (report.tasks, report.present) == (1, 2)
+    assert place.push().tasks == 1
+
+
+def test_tasks_of_other_images_are_brought_up_to_date(place: Place) -> None:
+    """A project shows one version of the masks: those of all tasks are of that version."""
+    place.label()
+    place.push(only=["sure.png"])
+    place.label("run2")
+    report = place.push(only=["doubtful.png"])
+    assert (report.tasks, report.predictions) == (1, 2)
+    assert set(place.scores(report)) == {"sure.png", "doubtful.png"}
+
+
+def test_a_chosen_image_that_the_run_lacks(place: Place) -> None:
+    place.label()
+    with pytest.raises(StoreError, match=r"none\.png: run run1 has no usable image of this name or key"):
+        place.push(only=["sure.png", "none.png"])
+
+
+def test_the_unaided_are_drawn_from_the_whole_run(place: Place) -> None:
+    place.label()
+    settings = place.settings.model_copy(update={"unaided_share": 0.5})
+    whole = replace(place, settings=settings).push(dry=True)
+    assert whole.unaided == 2
+    alone = [replace(place, settings=settings).push(only=[name], dry=True).unaided for name in FOUND]
+    assert sum(alone) == 2
 
 
 def test_pull_needs_a_push_to_the_same_server(place: Place) -> None:
