@@ -63,5 +63,5 @@ $(STAMP)-base: | $(BIN)/python
 $(STAMP)-test: | $(BIN)/python
 	@echo "Installing into .venv with all extras (once; about 7 GB, minutes) ..."
 	@rm -f .venv/.installed-*
-	$(INSTALL) '.[foundation,openvino,test]'
+	$(INSTALL) '.[foundation,openvino,dask,postgresql,s3,test]'
 	@touch $(STAMP)-base $@

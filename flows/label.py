@@ -3,22 +3,23 @@
     scan -> features of each batch -> the set as context -> candidates of each batch -> decide and write -> report
 
 Whatever was computed before is found by its content, so a killed run goes on where it was, and a bundle that changes
-only numbers calls no model. A bad image is set aside with its reason; the run goes on and says so in its final state.
+only numbers calls no model. A bad image is set aside with its reason, one that kills its workers too; the run goes on
+and says so in its final state. Tasks are told keys, names and numbers, and say the like: no array leaves a worker.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from prefect import flow
+from prefect import Task, flow
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.crew import KILLER, Crew, Done
+from flows.runners import workers_for
 from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
 from flows.runtime import as_is, result_of, threads_for
 from integrations.candidate_store import drawn_by
@@ -26,14 +27,13 @@ from integrations.catalog import Catalog, RunImage
 from integrations.image_sets import ImageSet
 from integrations.outputs import RunFolder
 from integrations.settings import Settings
-from saa_core.models import ModelSetup, build
-from saa_core.prompts import PromptBundle
+from saa_core.models import build
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_levels
-from tasks.decide import DecidedBatch, decide_and_write
+from tasks.decide import decide_and_write
 from tasks.drift import watch_drift
 from tasks.progress import advance
-from tasks.propose import BatchOutcome, extract_features, propose_candidates
+from tasks.propose import extract_features, propose_candidates
 from tasks.report import publish_summary, write_report
 from tasks.scan import scan_images
 
@@ -45,10 +45,12 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
     Ends as `Labelled`, or as `LabelledWithQuarantine` when images had to be set aside; the summary is the state's data.
     """
     started = time.monotonic()
-    settings = Settings.load(workspace=request.workspace)
+    settings = Settings.load(workspace=request.workspace, runner=request.runner, address=request.address)
+    workers = workers_for(settings, request.setup)
     images = scan_images(request.source, request.limit, request.lot, request.workspace)
-    with Catalog(settings.catalog_url) as catalog, threads_for(request.setup):
-        run = _Run(request, settings, images, catalog, run_id(request, images, settings.max_pixels))
+    crew = Crew(workers, settings.batch_size)
+    with Catalog(settings.catalog_url) as catalog, threads_for(request.setup), crew:
+        run = _Run(request, settings, images, catalog, crew, run_id(request, images, settings.max_pixels))
         begin(catalog, request, run.id)
         summary = run.label(started)
     publish_summary(summary.model_dump())
@@ -56,15 +58,13 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
     return Completed(name=name, message=summary.sentence(), data=summary)
 
 
-def run_label_flow(request: LabelRequest, workers: int) -> RunSummary:
-    """Run the flow in this process, `workers` batches side by side; networks use all processors for one at a time.
+def run_label_flow(request: LabelRequest) -> RunSummary:
+    """Run the flow from this process.
 
     Raises:
         SaaError: What the flow raised, or that Prefect's API does not answer.
     """
-    runner: Any = ThreadPoolTaskRunner(max_workers=workers if request.setup.weight_free else 1)
-    flow = label_flow.with_options(task_runner=runner)
-    return cast(RunSummary, result_of(lambda: flow(request, return_state=True)))
+    return cast(RunSummary, result_of(lambda: label_flow(request, return_state=True)))
 
 
 @dataclass(slots=True)
@@ -75,6 +75,7 @@ class _Run:
     settings: Settings
     images: ImageSet
     catalog: Catalog
+    crew: Crew
     id: str
     calls: int = 0
     reused: set[str] = field(default_factory=set)
@@ -98,83 +99,82 @@ class _Run:
         return self._decide(refs, context, (calm, floor))
 
     def _extract(self, refs: list[ImageRef]) -> list[ImageRef]:
-        futures = [
-            extract_features.submit(number, _keys(batch), as_is(batch), *self._method())
-            for number, batch in enumerate(self._batches(refs))
-        ]
-        refs, _ = self._gather("looking at images", futures, refs)
+        refs, _ = self._look("looking at images", extract_features, refs, self._method())
         return refs
 
     def _propose(self, refs: list[ImageRef], context: str) -> list[ImageRef]:
         asked = drawn_by(self.request.bundle, build(self.request.setup, self.request.bundle))
-        futures = [
-            propose_candidates.submit(number, _keys(batch), as_is(batch), *self._method(), asked, context)
-            for number, batch in enumerate(self._batches(refs))
-        ]
-        refs, self.reused = self._gather("proposing regions", futures, refs)
+        told = {**self._method(), "asked": asked, "context": context}
+        refs, self.reused = self._look("proposing regions", propose_candidates, refs, told)
         return refs
 
-    def _method(self) -> tuple[str, int, str, ModelSetup, PromptBundle]:
+    def _method(self) -> dict[str, Any]:
         """What every task that looks at images is told: id of the models, largest image, workspace, models, bundle."""
+        models = build(self.request.setup, self.request.bundle).id
+        return {"models": models, "max_pixels": self.settings.max_pixels, **self._everywhere()}
+
+    def _everywhere(self) -> dict[str, Any]:
         request = self.request
-        models = build(request.setup, request.bundle).id
-        return models, self.settings.max_pixels, request.workspace, as_is(request.setup), as_is(request.bundle)
+        return {"workspace": request.workspace, "setup": as_is(request.setup), "bundle": as_is(request.bundle)}
 
-    def _decide(self, refs: list[ImageRef], context: str, levels: tuple[list[float], float]) -> list[ImageRef]:
-        written = self._written(refs)
-        batches = self._batches([ref for ref in refs if ref.key not in written])
-        futures = [self._submit_decision(number, batch, context, levels) for number, batch in enumerate(batches)]
-        refused: set[str] = set()
-        for number, future in enumerate(futures, start=1):
-            outcome = future.result()
-            self.calls += outcome["calls"]
-            self.unknown_words.update(outcome["unknown_words"])
-            refused.update(outcome["refused"])
-            advance("writing masks", min(number * self.settings.batch_size, len(refs)), len(refs))
-        return [ref for ref in refs if ref.names[0] not in refused]
-
-    def _submit_decision(
-        self, number: int, batch: list[ImageRef], context: str, levels: tuple[list[float], float]
-    ) -> PrefectFuture[DecidedBatch]:
-        return decide_and_write.submit(
-            number,
-            as_is(batch),
-            [ref.key for ref in batch if ref.key in self.reused],
-            as_is(self._names()),
-            as_is(self.request.setup),
-            as_is(self.request.bundle),
-            context,
-            *levels,
-            self.id,
-            self.request.workspace,
-        )
-
-    def _written(self, refs: Sequence[ImageRef]) -> set[str]:
-        """Keys that an interrupted attempt at this run has finished."""
-        folder = RunFolder(self.settings.runs / self.id, self._names())
-        rows = {row.key for row in self.catalog.images_of(self.id) if row.state != "quarantined"}
-        return {ref.key for ref in refs if ref.key in rows and folder.is_written(ref)}
-
-    def _gather(
-        self, step: str, futures: list[PrefectFuture[BatchOutcome]], refs: list[ImageRef]
+    def _look(
+        self, step: str, task: Task[Any, Any], refs: list[ImageRef], told: Mapping[str, Any]
     ) -> tuple[list[ImageRef], set[str]]:
-        """Wait for the batches and quarantine what they refused.
+        """Let a task that may ask models look at all images, and quarantine what it refused.
 
         Returns:
             The images that go on, and the keys of those that no model had to look at.
         """
         refused: dict[str, str] = {}
         reused: set[str] = set()
-        for number, future in enumerate(futures, start=1):
-            outcome = future.result()
-            refused.update(outcome["refused"])
-            cached = future.state.name == "Cached"
-            self.calls += 0 if cached else outcome["calls"]
-            reused.update(outcome["done" if cached else "reused"])
-            advance(step, min(number * self.settings.batch_size, len(refs)), len(refs))
+        done = self.crew.each(task, refs, lambda batch: {"keys": _keys(batch), "refs": as_is(list(batch)), **told})
+        for batch in self._watched(step, done, len(refs)):
+            if batch.outcome is None:
+                refused[batch.refs[0].key] = KILLER
+                continue
+            refused.update(batch.outcome["refused"])
+            self.calls += 0 if batch.cached else batch.outcome["calls"]
+            reused.update(batch.outcome["done" if batch.cached else "reused"])
+        return self._without(refused, refs), reused
+
+    def _decide(self, refs: list[ImageRef], context: str, levels: tuple[list[float], float]) -> list[ImageRef]:
+        folder = RunFolder(self.settings.runs / self.id, self._names())
+        written, refused = self._written(refs, folder), set[str]()
+        told = {"context": context, "calm": levels[0], "floor": levels[1], "run_id": self.id, **self._everywhere()}
+
+        def parameters(batch: Sequence[ImageRef]) -> dict[str, Any]:
+            reused = [ref.key for ref in batch if ref.key in self.reused]
+            return {"refs": as_is(list(batch)), "reused": reused, "stems": as_is(folder.stems(batch)), **told}
+
+        unwritten = [ref for ref in refs if ref.key not in written]
+        done = self.crew.each(decide_and_write, unwritten, parameters)
+        for batch in self._watched("writing masks", done, len(refs)):
+            if batch.outcome is None:
+                self._without({batch.refs[0].key: KILLER}, batch.refs)
+                refused.add(batch.refs[0].key)
+                continue
+            self.calls += batch.outcome["calls"]
+            self.unknown_words.update(batch.outcome["unknown_words"])
+            refused.update(batch.outcome["refused"])
+        return [ref for ref in refs if ref.key not in refused]
+
+    def _written(self, refs: Sequence[ImageRef], folder: RunFolder) -> set[str]:
+        """Keys that an interrupted attempt at this run has finished."""
+        rows = {row.key for row in self.catalog.images_of(self.id) if row.state != "quarantined"}
+        return {ref.key for ref in refs if ref.key in rows and folder.is_written(ref)}
+
+    def _without(self, refused: Mapping[str, str], refs: Sequence[ImageRef]) -> list[ImageRef]:
+        """Quarantine images by key, with the reason for each; returns the others."""
         unusable = [RunImage.of(ref, "quarantined", reason=refused[ref.key]) for ref in refs if ref.key in refused]
         self.catalog.record_images(self.id, unusable)
-        return [ref for ref in refs if ref.key not in refused], reused
+        return [ref for ref in refs if ref.key not in refused]
+
+    def _watched(self, step: str, batches: Iterable[Done], total: int) -> Iterator[Done]:
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch.refs)
+            advance(step, done, total)
 
     def _finish(self, refs: list[ImageRef], started: float) -> RunSummary:
         rows = self.catalog.images_of(self.id)
@@ -195,11 +195,6 @@ class _Run:
 
     def _names(self) -> list[str]:
         return [name for ref in self.images.refs for name in ref.names]
-
-    def _batches(self, refs: list[ImageRef]) -> list[list[ImageRef]]:
-        # What batches compute is stored by image, so an image added to the set moves its neighbours at no cost.
-        size = self.settings.batch_size
-        return [refs[start : start + size] for start in range(0, len(refs), size)]
 
 
 def _keys(batch: Sequence[ImageRef]) -> list[str]:

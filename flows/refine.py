@@ -82,5 +82,5 @@ def _published(refined: Refined, workspace: str) -> Refined:
     settings, product = Settings.load(workspace=Path(workspace)), refined.refinement.product
     with Catalog(settings.catalog_url) as catalog:
         request = again(run_of(catalog, product, None), current_bundle(catalog, product), settings)
-    labelled = run_label_flow(request, settings.workers).run
+    labelled = run_label_flow(request).run
     return replace(refined, run=labelled, pushed=push_label_studio(product, labelled, workspace))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.image_sets import ImageSet
 from integrations.outputs import read_run, verify
-from integrations.settings import Settings
+from integrations.settings import RunnerName, Settings
 from integrations.urls import masked_url
 from saa_core import __version__
 from saa_core.errors import StoreError
@@ -38,6 +38,8 @@ class LabelRequest(BaseModel):
         lot: Production lot of the images.
         limit: At most so many images.
         workspace: Folder of runs, catalog and candidates.
+        runner: Where batches are worked on; None is the setting's. Like `address`, no part of what a run is.
+        address: Of a cluster; None is the setting's.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,8 @@ class LabelRequest(BaseModel):
     lot: str | None = None
     limit: int | None = None
     workspace: str
+    runner: RunnerName | None = None
+    address: str | None = None
 
 
 class ImageCounts(BaseModel):

@@ -119,6 +119,15 @@ def one_thread_each() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
+def limit_threads() -> None:
+    """As `one_thread_each`, for good: of a process that does nothing but work on batches."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
+
+
 def threads_for(setup: ModelSetup) -> AbstractContextManager[None]:
     """The limit for work with some models: networks run one at a time and use all processors themselves."""
     return one_thread_each() if setup.weight_free else nullcontext()

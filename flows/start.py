@@ -48,7 +48,7 @@ def start(request: LabelRequest, settings: Settings) -> RunSummary:
         def label() -> RunSummary:
             from flows.label import run_label_flow
 
-            return run_label_flow(request, settings.workers)
+            return run_label_flow(request)
 
         summary = _beside_prefect(settings.workspace, label)
     return summary.model_copy(update={"seconds": round(time.monotonic() - started, 3)})

@@ -73,12 +73,17 @@ class RunFolder:
 
     Args:
         folder: Of the run; made when needed.
-        names: Every name in the image set, since they decide together what the files are called.
+        names: Every name in the image set, since they decide together what the files are called; or what another
+            `RunFolder` of the run says that those of some images are called, see `stems`.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str] | Mapping[str, str]) -> None:
         self.folder = folder
-        self._stems = _stems(names)
+        self._stems = dict(names) if isinstance(names, Mapping) else _stems(names)
+
+    def stems(self, refs: Iterable[ImageRef]) -> dict[str, str]:
+        """What the files of each name of some images are called, without their suffix."""
+        return {name: self._stems[name] for ref in refs for name in ref.names}
 
     def map_file(self, name: str) -> Path:
         """Where the anomaly map of an image is."""

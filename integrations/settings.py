@@ -28,6 +28,9 @@ CATALOG_FILE = "catalog.sqlite"
 ImagesMode = Literal["local-files", "upload", "url"]
 """How a Label Studio server comes to a product's images."""
 
+RunnerName = Literal["threads", "process", "dask", "ray"]
+"""Where the batches of a run are worked on."""
+
 _PREFIX = "SAA_"
 
 
@@ -55,8 +58,10 @@ class Settings(BaseSettings):
         workspace: Folder of the catalog, the blobs and the runs.
         catalog: SQLAlchemy URL of the catalog; None is a SQLite file in the workspace.
         blobs: fsspec URL of the blob store; None is a folder in the workspace.
-        batch_size: Images of one task.
+        batch_size: Images of one task; None measures how many are worth one.
         workers: Tasks at once; the number of processors, at most 4.
+        runner: Where tasks run: in threads, in processes of this machine, on a Dask or a Ray cluster.
+        address: HOST:PORT of a Dask scheduler or a Ray client server; None starts a cluster here for each run.
         max_megapixels: Larger images are refused.
         label_studio_url: Of the experts' Label Studio; None is the workspace's own, see `saa services`.
         label_studio_token: For that server, a legacy token or a personal access token; never shown.
@@ -84,8 +89,10 @@ class Settings(BaseSettings):
     workspace: Path = Path("saa-workspace")
     catalog: str | None = None
     blobs: str | None = None
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     workers: int = Field(default_factory=_default_workers, ge=1)
+    runner: RunnerName = "threads"
+    address: str | None = None
     max_megapixels: float = Field(default=178, gt=0)
     label_studio_url: str | None = None
     label_studio_token: SecretStr | None = Field(default=None, min_length=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,7 @@ BERT = "bert-base-uncased"
 DETECTORS = {"swint": "groundingdino-swint-ogc", "swinb": "groundingdino-swinb-cogcoor"}
 """Names of the checkpoints."""
 _IMAGES_ON_ACCELERATOR = 4
+_loading = Lock()
 
 
 class ModelSetup(BaseModel):
@@ -82,7 +84,9 @@ def build(setup: ModelSetup = WEIGHT_FREE, bundle: PromptBundle | None = None) -
     Raises:
         SaaError: A package, a device or a checkpoint is not there; its message says what to do.
     """
-    method = SegmentAnyAnomaly(*_models(setup), _images_at_once(setup))
+    with _loading:  # of threads that ask at once, one loads and the others find
+        models = _models(setup)
+    method = SegmentAnyAnomaly(*models, _images_at_once(setup))
     return method if bundle is None else method.at(bundle)
 
 

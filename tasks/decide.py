@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TypedDict
 
 import numpy as np
@@ -19,11 +20,12 @@ from tasks.workbench import context_at, store_at
 
 
 class DecidedBatch(TypedDict):
-    """What became of a batch: first names of images refused, words no model could use, model calls."""
+    """What became of a batch: keys of images refused, words no model could use, model calls, time."""
 
     refused: list[str]
     unknown_words: list[str]
     calls: int
+    seconds: float
 
 
 @task(name="decide-and-write", task_run_name="decide-and-write-{batch}", cache_policy=NO_CACHE)
@@ -31,7 +33,7 @@ def decide_and_write(
     batch: int,
     refs: list[ImageRef],
     reused: list[str],
-    names: list[str],
+    stems: dict[str, str],
     setup: ModelSetup,
     bundle: PromptBundle,
     context: str,
@@ -46,7 +48,7 @@ def decide_and_write(
         batch: Number of the batch, for its name.
         refs: Its images.
         reused: Keys whose candidates were in the store before this run.
-        names: Every file name of the set: they decide how the outputs are called.
+        stems: What the outputs of each of their names are called.
         setup: The models.
         bundle: The prompts.
         context: Key of the set's context.
@@ -55,9 +57,9 @@ def decide_and_write(
         run_id: The run that the images belong to.
         workspace: Where everything is.
     """
-    settings = Settings.load(workspace=workspace)
+    started, settings = time.perf_counter(), Settings.load(workspace=workspace)
     store, held = store_at(workspace, setup, bundle), context_at(workspace, context)
-    folder, levels = RunFolder(settings.runs / run_id, names), SetLevels(np.array(calm, np.float32), floor)
+    folder, levels = RunFolder(settings.runs / run_id, stems), SetLevels(np.array(calm, np.float32), floor)
     rows: list[RunImage] = []
     unknown: set[str] = set()
     for ref in refs:
@@ -71,8 +73,12 @@ def decide_and_write(
         rows.append(_row(ref, found, result, "reused" if ref.key in reused else "labelled"))
     with Catalog(settings.catalog_url) as catalog:
         catalog.record_images(run_id, rows)
-    refused = [row.name for row in rows if row.state == "quarantined"]
-    return DecidedBatch(refused=refused, unknown_words=sorted(unknown), calls=store.method.calls)
+    return DecidedBatch(
+        refused=[row.key for row in rows if row.state == "quarantined" and row.key],
+        unknown_words=sorted(unknown),
+        calls=store.method.calls,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _row(ref: ImageRef, found: Candidates, result: AnomalyResult, state: ImageState) -> RunImage:

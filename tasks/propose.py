@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
@@ -16,18 +17,19 @@ from tasks.workbench import context_at, store_at
 
 
 class BatchOutcome(TypedDict):
-    """What became of a batch: keys done, keys answered without a model, (key, reason) refused, model calls."""
+    """What became of a batch: keys done, keys answered without a model, (key, reason) refused, model calls, time."""
 
     done: list[str]
     reused: list[str]
     refused: list[tuple[str, str]]
     calls: int
+    seconds: float
 
 
 @task(
     name="extract-features",
     task_run_name="extract-features-{batch}",
-    cache_policy=ContentKey(task="extract-features", version=2, inputs=("keys", "models", "max_pixels", "workspace")),
+    cache_policy=ContentKey(task="extract-features", version=3, inputs=("keys", "models", "max_pixels", "workspace")),
     persist_result=True,
     result_serializer="json",
 )
@@ -42,6 +44,7 @@ def extract_features(
     bundle: PromptBundle,
 ) -> BatchOutcome:
     """Features of a batch of images (for Eq. 5), into the store; `models` is the id of the networks in `setup`."""
+    started = time.perf_counter()
     store = store_at(workspace, setup, bundle)
 
     def extract(ref: ImageRef) -> bool:
@@ -50,14 +53,14 @@ def extract_features(
         return store.method.calls == calls
 
     with store.looking_ahead(refs):
-        return each_image(refs, extract, lambda: store.method.calls)
+        return each_image(refs, extract, lambda: store.method.calls, started)
 
 
 @task(
     name="propose-candidates",
     task_run_name="propose-candidates-{batch}",
     cache_policy=ContentKey(
-        task="propose-candidates", version=2, inputs=("keys", "models", "max_pixels", "workspace", "asked", "context")
+        task="propose-candidates", version=3, inputs=("keys", "models", "max_pixels", "workspace", "asked", "context")
     ),
     persist_result=True,
     result_serializer="json",
@@ -75,6 +78,7 @@ def propose_candidates(
     context: str,
 ) -> BatchOutcome:
     """Candidates of a batch of images (Eq. 1-2), into the store; `asked` is what of the bundle they depend on."""
+    started = time.perf_counter()
     store, held = store_at(workspace, setup, bundle), context_at(workspace, context)
     together = store.method.images_at_once
     if together > 1:
@@ -87,18 +91,21 @@ def propose_candidates(
         return found
 
     with store.looking_ahead([ref for ref in refs if not store.has_drawn(ref, bundle, held)]):
-        return each_image(refs, propose, lambda: store.method.calls)
+        return each_image(refs, propose, lambda: store.method.calls, started)
 
 
-def each_image(refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int]) -> BatchOutcome:
+def each_image(
+    refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls: Callable[[], int], started: float
+) -> BatchOutcome:
     """Do the work for each image; one that cannot be used is refused with its reason, and the others go on.
 
     Args:
         refs: The batch.
         work: Returns whether the image was answered without a model.
         calls: Model calls so far.
+        started: When the batch was begun, of `time.perf_counter`.
     """
-    outcome = BatchOutcome(done=[], reused=[], refused=[], calls=0)
+    outcome = BatchOutcome(done=[], reused=[], refused=[], calls=0, seconds=0.0)
     for ref in refs:
         try:
             if work(ref):
@@ -106,5 +113,5 @@ def each_image(refs: Sequence[ImageRef], work: Callable[[ImageRef], bool], calls
             outcome["done"].append(ref.key)
         except ImageError as error:
             outcome["refused"].append((ref.key, error.reason))
-    outcome["calls"] = calls()
+    outcome["calls"], outcome["seconds"] = calls(), time.perf_counter() - started
     return outcome

@@ -74,6 +74,15 @@ class RuntimeName(StrEnum):
     OPENVINO = "openvino"
 
 
+class Runner(StrEnum):
+    """Where the batches of a run are worked on."""
+
+    THREADS = "threads"
+    PROCESS = "process"
+    DASK = "dask"
+    RAY = "ray"
+
+
 class ProfileName(StrEnum):
     """Profiles of the method."""
 
@@ -162,6 +171,25 @@ PrecisionOption = Annotated[
 RuntimeOption = Annotated[
     RuntimeName,
     typer.Option("--runtime", rich_help_panel=_NETWORKS, help="openvino: SAM's encoder and the CNN, faster on a CPU."),
+]
+_WORKERS = "Workers"
+RunnerOption = Annotated[
+    Runner | None,
+    typer.Option(
+        "--runner",
+        rich_help_panel=_WORKERS,
+        help="Where batches are worked on: in threads, in processes of this machine, by Dask or by Ray. A process that "
+        "an image kills costs that image alone. [default: threads, or SAA_RUNNER]",
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        rich_help_panel=_WORKERS,
+        help="HOST:PORT of a Dask scheduler or a Ray client server of yours; without one a cluster is started here for "
+        "the run. [SAA_ADDRESS]",
+    ),
 ]
 TileOption = Annotated[
     int | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.common import (
+    AddressOption,
     BundleOption,
     Captions,
     CaptionsOption,
@@ -21,6 +22,7 @@ from flows.cli.common import (
     PrecisionName,
     PrecisionOption,
     ProfileOption,
+    RunnerOption,
     RuntimeName,
     RuntimeOption,
     SamOption,
@@ -57,6 +59,8 @@ def label(
     device: DeviceOption = None,
     precision: PrecisionOption = PrecisionName.FLOAT32,
     runtime: RuntimeOption = RuntimeName.TORCH,
+    runner: RunnerOption = None,
+    address: AddressOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,6 +105,8 @@ def label(
         lot=lot,
         limit=limit,
         workspace=str(settings.workspace.absolute()),
+        runner=runner.value if runner else None,
+        address=address,
     )
     with progress():
         summary = start(request, settings)
