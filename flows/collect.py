@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import events
 from integrations.intake import Intake
 from integrations.label_studio.pull import PullReport
 from tasks.collect import pull_fiftyone, pull_label_studio, pull_masks
 from tasks.report import publish_lines
+
+_Intake = TypeVar("_Intake", bound=Intake)
 
 
 @flow(name="collect", flow_run_name="collect-{product}")
@@ -23,9 +28,7 @@ def collect_flow(product: str, workspace: str) -> State[PullReport]:
         workspace: Folder of runs and catalog.
     """
     report = pull_label_studio(product, workspace)
-    publish_lines(f"collect-{report.project}", [report.sentence(), *report.remarks()])
-    name = "CollectedInPart" if report.refused else "Collected"
-    return Completed(name=name, message=report.sentence(), data=report)
+    return _collected(f"collect-{report.project}", report, product, workspace)
 
 
 @flow(name="collect-fiftyone", flow_run_name="collect-fiftyone-{product}")
@@ -36,7 +39,7 @@ def collect_fiftyone_flow(product: str, workspace: str) -> State[Intake]:
         product: What the images show.
         workspace: Folder of runs and catalog.
     """
-    return _collected("collect-fiftyone", pull_fiftyone(product, workspace))
+    return _collected("collect-fiftyone", pull_fiftyone(product, workspace), product, workspace)
 
 
 @flow(name="collect-masks", flow_run_name="collect-masks-{product}")
@@ -48,10 +51,11 @@ def collect_masks_flow(folder: str, product: str, workspace: str) -> State[Intak
         product: What the images show.
         workspace: Folder of runs and catalog.
     """
-    return _collected("collect-masks", pull_masks(folder, product, workspace))
+    return _collected("collect-masks", pull_masks(folder, product, workspace), product, workspace)
 
 
-def _collected(key: str, intake: Intake) -> State[Intake]:
+def _collected(key: str, intake: _Intake, product: str, workspace: str) -> State[_Intake]:
     publish_lines(key, [intake.sentence(), *intake.remarks()])
+    events.reviewed(product, intake.states.total(), workspace)
     name = "CollectedInPart" if intake.refused else "Collected"
     return Completed(name=name, message=intake.sentence(), data=intake)

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import events
 from integrations.fiftyone.workspace import Curated
 from tasks.curate import curate_fiftyone
 from tasks.report import publish_lines
@@ -27,5 +28,6 @@ def curate_flow(product: str, workspace: str, run: str | None = None) -> State[C
     """
     curated = curate_fiftyone(product, run, workspace)
     publish_lines("curate", curated.lines())
+    events.reviewed(product, curated.intake.states.total(), workspace)
     name = "CuratedInPart" if curated.refused else "Curated"
     return Completed(name=name, message=curated.lines()[0], data=curated)

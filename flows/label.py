@@ -18,6 +18,7 @@ from prefect import Task, flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import events
 from flows.crew import KILLER, Crew, Done
 from flows.runners import workers_for
 from flows.runs import LabelRequest, RunSummary, begin, run_id, summarise
@@ -31,10 +32,10 @@ from saa_core.models import build
 from saa_core.types import ImageRef
 from tasks.context import fit_context, fit_levels
 from tasks.decide import decide_and_write
-from tasks.drift import watch_drift
+from tasks.drift import send_alarm, watch_drift
 from tasks.progress import advance
 from tasks.propose import extract_features, propose_candidates
-from tasks.report import publish_summary, write_report
+from tasks.report import publish_lines, publish_summary, write_report
 from tasks.scan import scan_images
 
 
@@ -188,7 +189,15 @@ class _Run:
         if alarms:
             summary = summary.model_copy(update={"notes": [*summary.notes, *alarms]})
             self._report(summary, refs)
+            self._alarm(alarms)
         return summary
+
+    def _alarm(self, alarms: list[str]) -> None:
+        product = self.request.product
+        publish_lines(f"drift-{self.id}", [f"{product} has drifted", *alarms])
+        events.drifted(product, self.id, alarms)
+        # The masks are written: that nobody could be told is the task's failure, not the run's.
+        send_alarm(product, self.id, alarms, self.request.workspace, return_state=True)
 
     def _report(self, summary: RunSummary, refs: list[ImageRef]) -> None:
         write_report(summary.model_dump(mode="json"), as_is(refs), as_is(self._names()), self.request.workspace)

@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import events
 from flows.label import run_label_flow
 from flows.runs import again
 from flows.runtime import as_is, one_thread_each
@@ -27,7 +28,7 @@ from integrations.settings import Settings
 from saa_core.refinement.outcome import Refinement
 from tasks.collect import pull_label_studio
 from tasks.publish import push_label_studio
-from tasks.refine import conclude_refinement, report_refinement, search_bundle, settle_refinement
+from tasks.refine import conclude_refinement, count_reviews, report_refinement, search_bundle, settle_refinement
 from tasks.report import publish_lines
 
 _STATES = {"promoted": "Promoted", "proposed": "Proposed", "kept": "Kept", "collect-more": "CollectMore"}
@@ -64,16 +65,19 @@ def refine_flow(request: RefineRequest, workspace: str, collect: bool = False, p
     """
     if collect:
         pull_label_studio(request.product, workspace)
+    reviews = count_reviews(request.product, workspace)
     with one_thread_each():
         found = search_bundle(request, workspace)
     refinement = settle_refinement(as_is(found), workspace)
     report = report_refinement(as_is(refinement), workspace)
-    conclude_refinement(as_is(refinement), workspace)
+    conclude_refinement(as_is(refinement), reviews, workspace)
     said = lines(refinement)
     publish_lines(Path(report).parent.name.lower().replace("_", "-"), [*said, report])
     refined = Refined(refinement, report)
-    if publish and refinement.outcome == "promoted":
+    if refinement.outcome == "promoted" and publish:
         refined = _published(refined, workspace)
+    elif refinement.outcome == "promoted" and refinement.proposed is not None:
+        events.promoted(request.product, refinement.proposed.id)
     return Completed(name=_STATES[refinement.outcome], message=said[0], data=refined)
 
 

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from integrations import prefect_server
 from saa_core.errors import StoreError
 from saa_core.models import ModelSetup
 
@@ -54,25 +55,47 @@ _PATIENCE = 120.0
 """Seconds that a server may take: the first start on a machine migrates a fresh database."""
 
 
-def prepare_prefect(results: Path) -> Callable[[], None]:
-    """Set Prefect's environment for this process and start an API, unless the user names one. Before Prefect's import.
+def use_server(workspace: Path) -> bool:
+    """Set Prefect's environment, for the user's server or else the workspace's own. Before Prefect's import.
 
     Args:
-        results: Folder for the cached results of tasks.
+        workspace: Absolute; results of tasks are cached in it.
+
+    Returns:
+        Whether there is one.
+
+    Raises:
+        ServiceError: It is not known where the workspace's own server runs.
+    """
+    for name, value in _CLIENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(workspace / "prefect"))
+    if {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+        return True
+    # A home of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
+    os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect"))
+    own = prefect_server.running(workspace)
+    if own is not None:
+        os.environ["PREFECT_API_URL"] = prefect_server.api_url(own)
+    return own is not None
+
+
+def prepare_prefect(workspace: Path) -> Callable[[], None]:
+    """Set Prefect's environment as `use_server` does, and start an API where there is no server.
+
+    Args:
+        workspace: Absolute; results of tasks are cached in it.
 
     Returns:
         Waits until the API answers; raises StoreError if it does not. So its start can go on beside other work.
 
     Raises:
         StoreError: The API's folder cannot be written.
+        ServiceError: It is not known where the workspace's own server runs.
     """
-    for name, value in _CLIENT.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_LOCAL_STORAGE_PATH", str(results))
-    if {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+    if use_server(workspace):
         return lambda: None
-    # A database of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
-    home = Path(os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect")))
+    home = Path(os.environ["PREFECT_HOME"])
     port, log = _free_port(), home / "server.log"
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:

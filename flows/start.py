@@ -219,7 +219,7 @@ def _settings_of(workspace: Path) -> Settings:
 def _beside_prefect(workspace: Path, run: Callable[[], _T]) -> _T:
     """Run what imports Prefect, with an API beside it."""
     advance("starting Prefect", 0, 1)
-    wait_for_api = prepare_prefect(workspace.absolute() / "prefect")
+    wait_for_api = prepare_prefect(workspace.absolute())
     import prefect  # noqa: F401 - takes as long as the API's start, and goes on beside it
 
     wait_for_api()

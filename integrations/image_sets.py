@@ -24,7 +24,7 @@ import fsspec
 
 from integrations.settings import CATALOG_FILE
 from integrations.urls import masked_url
-from saa_core.errors import DatasetError, ImageError
+from saa_core.errors import DatasetError, EmptySetError, ImageError
 from saa_core.types import ImageRef
 
 SUFFIXES = frozenset(
@@ -82,7 +82,7 @@ def scan(source: str, *, limit: int | None = None, lot: str | None = None, exclu
     """
     root, files, unreadable = _find(source, [_absolute(folder) for folder in exclude])
     if not files and not unreadable:
-        raise DatasetError(masked_url(source), f"no image found ({', '.join(sorted(SUFFIXES))})")
+        raise EmptySetError(masked_url(source), f"no image found ({', '.join(sorted(SUFFIXES))})")
     # One order for one set, whatever the file system lists first: batches are cut from it.
     files = sorted(files, key=lambda file: file.name)[:limit]
     with ThreadPoolExecutor(_READERS) as readers:

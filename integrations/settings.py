@@ -32,6 +32,7 @@ RunnerName = Literal["threads", "process", "dask", "ray"]
 """Where the batches of a run are worked on."""
 
 _PREFIX = "SAA_"
+_PRIVATE = r"https://[^/]|http://(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?(/|$)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,14 @@ class Settings(BaseSettings):
         mongod: Program of the workspace's own mongod; None looks in FiftyOne's package, among the installed services
             and on PATH.
         services: Folder of the programs that `saa services` installs; about 1 GB for Label Studio.
+        watch: Where new images of each product arrive, as `saa label` takes it: product to folder, glob or fsspec URL.
+        watch_minutes: How often `saa serve` looks there.
+        nightly_hour: Hour of the day, UTC, of the nightly run.
+        refine_after: So many new reviews of a product start a refinement.
+        doorbell: Address at which Label Studio reaches the doorbell of `saa serve`; None lets serve tell it to the
+            workspace's own Label Studio, and no other.
+        alarm_webhook: Gets a JSON message by POST for each drift alarm: https, or http on the loopback interface; never
+            shown, as such addresses hold secrets.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
@@ -108,6 +117,12 @@ class Settings(BaseSettings):
     fiftyone_database: str = Field(default="saa", pattern="^[A-Za-z0-9_-]{1,38}$")
     mongod: Path | None = None
     services: Path = Field(default_factory=_default_services)
+    watch: dict[str, str] = {}
+    watch_minutes: float = Field(default=5, gt=0)
+    nightly_hour: int = Field(default=2, ge=0, le=23)
+    refine_after: int = Field(default=10, ge=1)
+    doorbell: str | None = None
+    alarm_webhook: SecretStr | None = None
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -142,7 +157,14 @@ class Settings(BaseSettings):
             raise ValueError("must start with mongodb://, as mongodb://127.0.0.1:27017 does")
         return value
 
-    @field_validator("label_studio_url")
+    @field_validator("alarm_webhook")
+    @classmethod
+    def _is_private(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(_PRIVATE, value.get_secret_value()):
+            raise ValueError("must start with https://, or with http:// and a loopback address")
+        return value
+
+    @field_validator("label_studio_url", "doorbell")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not re.match("https?://[^/]", value):

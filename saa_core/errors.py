@@ -5,6 +5,7 @@ SaaError
 ├── ImageError    one image file cannot be used; the run goes on without it
 ├── BundleError   a prompt bundle that cannot be read or is not known
 ├── DatasetError  a folder, glob or list that holds no usable image set
+│   └── EmptySetError  it is there, and no image is in it
 ├── StoreError    the workspace, its catalog or a stored file cannot be used
 ├── SettingsError a setting that is unknown or has a bad value
 ├── CheckpointError  a file of weights that is absent, damaged, or not the one it should be
@@ -56,6 +57,10 @@ class BundleError(_NamedError):
 
 class DatasetError(_NamedError):
     """A folder, glob or list that holds no usable image set."""
+
+
+class EmptySetError(DatasetError):
+    """A folder, glob or list without an image; where images are yet to come that is no fault."""
 
 
 class StoreError(_NamedError):

@@ -14,16 +14,17 @@ from integrations.label_studio import workspace as label_studio
 from integrations.label_studio.pull import PullReport
 from integrations.mask_reviews import SOURCE, read_masks
 from integrations.settings import Settings
+from tasks.patience import patient_task
 from tasks.progress import advance
 
 
-@task(name="pull-label-studio", cache_policy=NO_CACHE)
+@patient_task("pull-label-studio")
 def pull_label_studio(product: str, workspace: str) -> PullReport:
     """Pull a product's reviews from Label Studio, see `integrations.label_studio.pull`."""
     return label_studio.pull_product(Settings.load(workspace=Path(workspace)), product, advance)
 
 
-@task(name="pull-fiftyone", cache_policy=NO_CACHE)
+@patient_task("pull-fiftyone")
 def pull_fiftyone(product: str, workspace: str) -> Intake:
     """Pull what was said in FiftyOne's App, see `integrations.fiftyone.pull`."""
     return fiftyone.pull_product(Settings.load(workspace=Path(workspace)), product)

@@ -7,13 +7,20 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from integrations import refinery
+from integrations import backlog, refinery
 from integrations.catalog import Catalog
 from integrations.refinery import RefineRequest
 from integrations.settings import Settings
 from saa_core.refinement.outcome import Refinement
 from tasks.progress import advance
 from tasks.workbench import store_for
+
+
+@task(name="count-reviews", cache_policy=NO_CACHE)
+def count_reviews(product: str, workspace: str) -> int:
+    """How many reviews of a product there are."""
+    with Catalog(Settings.load(workspace=Path(workspace)).catalog_url) as catalog:
+        return catalog.count_reviews(product)
 
 
 @task(name="search-bundle", cache_policy=NO_CACHE)
@@ -43,7 +50,14 @@ def report_refinement(refinement: Refinement, workspace: str) -> str:
 
 
 @task(name="conclude-refinement", cache_policy=NO_CACHE)
-def conclude_refinement(refinement: Refinement, workspace: str) -> None:
-    """Note what was found and promote it where that is the outcome, see `integrations.refinery.conclude`."""
+def conclude_refinement(refinement: Refinement, reviews: int, workspace: str) -> None:
+    """Note what was found and promote it where that is the outcome, see `integrations.refinery.conclude`.
+
+    Args:
+        refinement: What was found.
+        reviews: How many there were when the search began.
+        workspace: Where everything is.
+    """
     with Catalog(Settings.load(workspace=Path(workspace)).catalog_url) as catalog:
         refinery.conclude(catalog, refinement)
+        backlog.note_seen(catalog, refinement.product, reviews)

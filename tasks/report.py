@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from integrations.catalog import Catalog
@@ -56,3 +56,9 @@ def publish_summary(summary: dict[str, Any]) -> None:
 def publish_lines(key: str, lines: list[str]) -> None:
     """A report of a few lines as a markdown artifact; the first is its heading."""
     create_markdown_artifact("\n".join([f"# {lines[0]}", "", *(f"- {line}" for line in lines[1:])]), key=key)
+
+
+@task(name="publish-table", cache_policy=NO_CACHE)
+def publish_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """What became of each product as a table artifact."""
+    create_table_artifact(rows, key=key)

@@ -1,12 +1,14 @@
-"""`saa serve`: the doorbell that Label Studio rings, and the pulls that follow."""
+"""`saa serve`: the doorbell that Label Studio rings, the pulls that follow, and the deployments beside it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +19,8 @@ from saa_core.errors import SaaError, ServiceError, SettingsError
 
 if TYPE_CHECKING:
     from uvicorn import Server
+
+    from integrations.settings import Settings
 
 _ANYWHERE = {"0.0.0.0", "::", ""}
 
@@ -32,22 +36,50 @@ def serve(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pull an expert's reviews as soon as they are made: run the doorbell that Label Studio rings.
+    """Run the service: pull experts' reviews as soon as they are made, and label, refine and publish by itself.
 
     Example: `saa serve`
 
-    It prints the address that `saa push label-studio --webhook` takes. Ctrl-C or SIGTERM stops it once the pull it is
-    at has ended. A ring that nobody heard is made good by the next one, or by `saa pull label-studio`.
+    It prints the address that `saa push label-studio --webhook` takes. Beside the doorbell it runs the deployments of
+    the Prefect server that PREFECT_API_URL names, or of the workspace's own (`saa services up prefect`): what arrived
+    in watched folders, what events ask for, the nightly run. Without a server it is the doorbell alone. Ctrl-C or
+    SIGTERM stops it once the pull it is at has ended; other runs are cancelled, and taken up by the next start. A ring
+    that nobody heard is made good by the next one, or by the nightly run.
     """
+    from flows.runtime import use_server
     from flows.start import collect
     from integrations.label_studio.webhook import webhook_secret
     from integrations.settings import Settings
 
-    folder = Settings.load(workspace=workspace).workspace.absolute()
+    settings = Settings.load(workspace=workspace)
+    folder = settings.workspace.absolute()
     secret = webhook_secret(folder)
-    with listen(host, port) as listener:
+    with listen(host, port) as listener, ExitStack() as beside:
         url = address_of(host, listener)
-        run(listener, secret, lambda product: collect(product, folder).sentence(), lambda: _announce(url, as_json))
+
+        def ready() -> None:
+            _announce(url, as_json)
+            if use_server(folder):
+                beside.enter_context(_deployed(settings, url))
+            else:
+                say("no Prefect server, so the doorbell alone: `saa services up prefect` starts one")
+
+        run(listener, secret, lambda product: collect(product, folder).sentence(), ready)
+
+
+@contextmanager
+def _deployed(settings: Settings, url: str) -> Iterator[None]:
+    """Run the deployments beside the doorbell at `url`."""
+    from flows.serving import Deployments
+
+    if settings.doorbell is None and settings.label_studio_url is None:
+        os.environ["SAA_DOORBELL"] = url  # where the runs let the workspace's own Label Studio ring
+    deployments = Deployments(settings, say)
+    deployments.start()
+    try:
+        yield
+    finally:
+        deployments.stop()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from integrations.catalog.models import Cursor, Image, ImageName, PredictionRow, ReviewRow, Target
 from integrations.catalog.records import PredictionRecord, Pushed, ReviewKey
@@ -113,6 +113,12 @@ class ReviewTables(Tables):
         with self._reading() as session:
             found = [_review(row) for (row,) in of_images(session, query, ReviewRow.image_key, images)]
         return tuple(sorted(found, key=lambda each: (each.updated, each.source, each.id, each.state)))
+
+    def count_reviews(self, product: str) -> int:
+        """How many reviews of a product there are, every version of each."""
+        query = select(func.count()).select_from(ReviewRow).where(ReviewRow.product == product)
+        with self._reading() as session:
+            return session.scalar(query) or 0
 
     def reviewed(self, product: str) -> tuple[str, ...]:
         """Keys of a product's images that have a review of any kind, sorted."""

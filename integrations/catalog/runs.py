@@ -144,6 +144,11 @@ class RunTables(Tables):
                 found[key][run] = None
         return {key: tuple(runs) for key, runs in found.items()}
 
+    def products(self) -> tuple[str, ...]:
+        """Every product that has a done run, sorted."""
+        with self._reading() as session:
+            return tuple(sorted(session.scalars(select(Run.product).where(Run.state == "done").distinct())))
+
     def runs(self, product: str) -> tuple[RunRecord, ...]:
         """The done runs of a product, the one that was begun first in front."""
         query = select(Run).where(Run.product == product, Run.state == "done").order_by(Run.created, Run.id)

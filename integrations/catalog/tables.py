@@ -120,7 +120,7 @@ def _plain_columns(model: type[Base]) -> list[str]:
 
 def of_images(
     session: Session,
-    query: Select[*tuple[Any, ...]],
+    query: Select[Any],
     column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None],
     images: Collection[str] | None,
 ) -> Iterator[Any]:

@@ -20,7 +20,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_API_URL"] = "set below"
-    prepare_prefect(home / "results")
+    prepare_prefect(home)
     del os.environ["PREFECT_API_URL"]
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
     from prefect.testing.utilities import prefect_test_harness

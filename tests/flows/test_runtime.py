@@ -37,7 +37,7 @@ LIFE = """
 import json, os, sys, urllib.request
 from pathlib import Path
 from flows.runtime import prepare_prefect
-wait = prepare_prefect(Path("results"))
+wait = prepare_prefect(Path("w"))
 wait()
 url = os.environ["PREFECT_API_URL"]
 settings = json.load(urllib.request.urlopen(url + "/admin/settings"))
@@ -59,7 +59,7 @@ def test_a_private_quiet_server_that_ends_with_a_killed_process(tmp_path: Path) 
     said = json.loads(done.stdout)
     assert said["url"].startswith("http://127.0.0.1:")
     assert Path(said["home"]).is_relative_to(tmp_path)
-    assert said["results"] == "results"
+    assert said["results"] == "w/prefect"
     assert said["analytics"] is False
     assert said["scheduler"] is False
     end = time.monotonic() + 30
