@@ -65,6 +65,7 @@ def use_server(workspace: Path) -> bool:
         Whether there is one.
 
     Raises:
+        StoreError: Prefect's own folder cannot be written.
         ServiceError: It is not known where the workspace's own server runs.
     """
     for name, value in _CLIENT.items():
@@ -73,7 +74,11 @@ def use_server(workspace: Path) -> bool:
     if {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
         return True
     # A home of our own: another Prefect version of the same user may have migrated ~/.prefect beyond ours.
-    os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect"))
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(_state_home() / "saa" / "prefect")))
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(home, error) from error
     own = prefect_server.running(workspace)
     if own is not None:
         os.environ["PREFECT_API_URL"] = prefect_server.api_url(own)
@@ -99,10 +104,9 @@ def prepare_prefect(workspace: Path) -> Callable[[], None]:
     port, log = _free_port(), home / "server.log"
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
-        home.mkdir(parents=True, exist_ok=True)
         server = _start_server(port, log)
     except OSError as error:
-        raise StoreError(str(home), f"cannot be written ({error.strerror}); PREFECT_HOME names another") from error
+        raise _unwritable(home, error) from error
     return lambda: _wait_for(server, os.environ["PREFECT_API_URL"], log)
 
 
@@ -186,6 +190,10 @@ def _wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     server.kill()
     del os.environ["PREFECT_API_URL"]  # the next flow of this process tries again
     raise StoreError("Prefect's API", f"did not start on this machine; its last words are in {log}")
+
+
+def _unwritable(home: Path, error: OSError) -> StoreError:
+    return StoreError(str(home), f"cannot be written ({error.strerror}); PREFECT_HOME names another")
 
 
 def _free_port() -> int:

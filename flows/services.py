@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from integrations.daemons import Program
+from integrations import daemons, prefect_server
+from integrations.daemons import Daemon, Place, Program
 from integrations.fiftyone import lifecycle as fiftyone
 from integrations.fiftyone import mongod
+from integrations.http_daemon import HttpDaemon
 from integrations.label_studio import lifecycle as label_studio
 from integrations.label_studio import server
 from integrations.settings import Settings
 from integrations.urls import masked_url
+from saa_core import __version__
+from saa_core.errors import ServiceError
 from tasks.progress import advance
+
+SERVE = "serve"
+"""The service of `saa serve`."""
+FIRST_DOORBELL_PORT = 8765
 
 PLUGINS = Path(__file__).with_name("app")
 """What FiftyOne's App can do beyond showing."""
@@ -61,6 +70,51 @@ def install(what: str, settings: Settings) -> Program:
     return Program(server.install(settings.services, advance), server.VERSION)
 
 
+class _Own:
+    """One of our own programs: a single daemon."""
+
+    def __init__(self, called: str, daemon: Callable[[Path], HttpDaemon]) -> None:
+        self._called = called
+        self._daemon = daemon
+
+    def up(self, settings: Settings, port: int | None) -> tuple[Told, bool]:
+        daemon = self._daemon(settings.workspace)
+        advance(f"starting {daemon.place.service}", 0, 1)
+        found, started = daemons.up(daemon.place, daemon, port)
+        advance(f"starting {daemon.place.service}", 1, 1)
+        return self._told(daemon.place, found), started
+
+    def status(self, settings: Settings) -> Told | None:
+        daemon = self._daemon(settings.workspace)
+        found = daemons.running(daemon.place)
+        if found is None:
+            return None
+        daemon.prove(found.port, found.pid)
+        return self._told(daemon.place, found)
+
+    def down(self, settings: Settings) -> bool:
+        return daemons.down(self._daemon(settings.workspace).place)
+
+    def _told(self, place: Place, found: Daemon) -> Told:
+        facts = {
+            "service": place.service,
+            "state": "running",
+            "url": place.url(found.port),
+            "version": found.version,
+            "pid": found.pid,
+            "log": str(place.log),
+        }
+        return Told(facts, (f"{self._called} {found.version}: {facts['url']} (pid {found.pid}), log {place.log}",))
+
+
+def serve_in(workspace: Path) -> HttpDaemon:
+    """How `saa serve` is started for a workspace."""
+    folder = workspace.resolve()
+    place = Place(SERVE, folder / "services" / SERVE, FIRST_DOORBELL_PORT)
+    words = ("serve", "--port", "{port}", "--workspace", str(folder))
+    return HttpDaemon(place, __version__, "flows.cli", words, {}, "/health")
+
+
 class _LabelStudio:
     def up(self, settings: Settings, port: int | None) -> tuple[Told, bool]:
         home = label_studio.home_in(settings.workspace)
@@ -94,8 +148,36 @@ class _FiftyOne:
         return fiftyone.down(settings)
 
 
-VERBS: Mapping[str, Verbs] = {label_studio.NAME: _LabelStudio(), fiftyone.NAME: _FiftyOne()}
-"""By the service's name."""
+VERBS: Mapping[str, Verbs] = {
+    prefect_server.NAME: _Own("Prefect", prefect_server.server_in),
+    label_studio.NAME: _LabelStudio(),
+    fiftyone.NAME: _FiftyOne(),
+    SERVE: _Own("the doorbell and the deployments of saa", serve_in),
+}
+"""By the service's name, in the order in which they are started: each finds those before it."""
+
+
+def wanted(settings: Settings) -> list[str]:
+    """The services that a workspace needs of its own: those for which the user has named no server."""
+    yours = set()
+    if {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+        yours.add(prefect_server.NAME)
+    if settings.label_studio_url is not None:
+        yours.add(label_studio.NAME)
+    return [name for name in VERBS if name not in yours]
+
+
+def prepare(settings: Settings) -> None:
+    """Install what a newcomer lacks and `up` does not install by itself.
+
+    Raises:
+        StoreError: It cannot be installed.
+    """
+    if settings.fiftyone_uri is None and settings.mongod is None:
+        try:
+            mongod.find(settings)
+        except ServiceError:
+            install("mongod", settings)
 
 
 def _of_label_studio(found: label_studio.Running) -> Told:

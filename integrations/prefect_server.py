@@ -25,29 +25,12 @@ _VARIABLES = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_API_HOST": "127.0.0.1",
-    "PREFECT_SERVER_API_PORT": "{port}",  # the pages call the port that is named here, not the one of --port
+    "PREFECT_SERVER_API_PORT": "{port}",  # the pages call the port that is named here
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     "PREFECT_API_URL": "",
     **{f"PREFECT_SERVER_SERVICES_{service}_BATCH_SIZE": "100" for service in _BATCHES},
     **{f"PREFECT_SERVER_SERVICES_{service}_READ_BATCH_SIZE": "100" for service in _BATCHES},
 }
-
-
-def up(workspace: Path, port: int | None = None) -> tuple[Daemon, bool]:
-    """Start the server and wait until it answers, unless it runs.
-
-    Args:
-        workspace: It belongs to; its database stays there.
-        port: On 127.0.0.1; None is the one it had last time, the first time one that is free.
-
-    Returns:
-        The running server, and whether it was started now.
-
-    Raises:
-        ServiceError: The port is taken, the server runs on another, or it does not come up.
-        StoreError: Its folder cannot be written.
-    """
-    return daemons.up(place_in(workspace), server_in(workspace), port)
 
 
 def running(workspace: Path) -> Daemon | None:
@@ -57,18 +40,6 @@ def running(workspace: Path) -> Daemon | None:
         ServiceError: It lives, but the command that started it was killed before it could write down where.
     """
     return daemons.running(place_in(workspace))
-
-
-def down(workspace: Path) -> bool:
-    """Stop the server and wait until it has ended.
-
-    Returns:
-        Whether one was running.
-
-    Raises:
-        ServiceError: It does not end.
-    """
-    return daemons.down(place_in(workspace))
 
 
 def api_url(server: Daemon) -> str:
@@ -85,4 +56,7 @@ def server_in(workspace: Path) -> HttpDaemon:
     """How the server of a workspace is started."""
     place = place_in(workspace)
     variables = _VARIABLES | {"PREFECT_HOME": str(place.folder / "home")}
-    return HttpDaemon(place, version("prefect"), "prefect", ("server", "start"), variables, "/api/health")
+    where = ("--host", "127.0.0.1", "--port", "{port}", "--lifespan", "on", "--log-level", "warning")
+    # Not `prefect server start`, whose server is a child that a kill of its parent leaves behind.
+    application = ("--factory", "prefect.server.api.server:create_app")
+    return HttpDaemon(place, version("prefect"), "uvicorn", (*application, *where), variables, "/api/health")

@@ -1,0 +1,5 @@
+"""`python -m flows.cli` is `saa`, for whoever starts it by the interpreter."""
+
+from flows.cli import main
+
+main()
