@@ -31,7 +31,6 @@ from tests.fiftyone_server import Mongod, disconnect
 from tests.flows.test_exchange import photograph
 from tests.label_studio_server import Server, delete_projects, free_port
 
-
 PRODUCT, COUNT = "plate", 8
 BUNDLE = PromptBundle(product=PRODUCT)
 
