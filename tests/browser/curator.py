@@ -19,15 +19,15 @@ _DRAWING = ("--use-gl=swiftshader", "--enable-unsafe-swiftshader")  # the grid i
 
 
 @contextmanager
-def curator_at(url: str, dataset: str) -> Iterator[Curator]:
-    """A curator before the grid of a data set."""
+def curator_at(url: str, dataset: str, view: str | None = None) -> Iterator[Curator]:
+    """A curator before the grid of a data set, or of one of its saved views by its name in URLs."""
     sandbox = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=[*sandbox, *_DRAWING])
         try:
             page = browser.new_page(viewport={"width": 1400, "height": 900}, base_url=url)
             page.set_default_timeout(_PATIENCE)
-            page.goto(f"/datasets/{dataset}")
+            page.goto(f"/datasets/{dataset}" + (f"?view={view}" if view else ""))
             yield Curator(page)
         finally:
             browser.close()
@@ -54,15 +54,21 @@ class Curator:
     def select(self, number: int) -> None:
         self._tiles().nth(number).locator("input[type=checkbox]").dispatch_event("click")
 
-    def operate(self, name: str, plan: str) -> str:
-        """Run an operator whose form says `plan`; what it answers."""
+    def groups(self) -> set[str]:
+        """Names of the sidebar's groups."""
+        self.page.locator("input[value]").first.wait_for()  # a group's name can be edited
+        values: list[str] = self.page.eval_on_selector_all("input", "inputs => inputs.map(each => each.value)")
+        return {value.lower() for value in values}
+
+    def operate(self, name: str, plan: str, answer: str) -> None:
+        """Run an operator whose form says `plan` and wait until it answers."""
         self.page.keyboard.press("Backquote")
         self.page.get_by_placeholder("Search operations").fill(name)
         self.page.get_by_text(name, exact=True).click()
         self.page.get_by_text(plan).wait_for()
         self.page.get_by_role("button", name="Execute").click()
-        self.page.get_by_role("button", name="Close").wait_for()
-        return self.page.get_by_role("dialog").inner_text()
+        # The dialog's buttons come before its words.
+        self.page.get_by_text(answer).wait_for()
 
     def _tiles(self) -> Locator:
         return self.page.locator('[data-cy="looker"]')

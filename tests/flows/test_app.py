@@ -201,9 +201,17 @@ def test_the_grid_shows_masks_and_runs_an_operator(desk: Desk) -> None:
         curator.wait_for_regions(3, least=100)
         assert curator.orange(COUNT - 1) == 0
         curator.select(COUNT - 1)
-        said = curator.operate("saa: mark as good", "1 selected image will be tagged good")
-        assert "1 images are good." in said
+        curator.operate("saa: mark as good", "1 selected image will be tagged good", "1 images are good.")
     assert desk.dataset[desk.samples[-1]].tags == ["good"]
+
+
+def test_groups_of_the_sidebar_and_a_saved_view(desk: Desk) -> None:
+    with curator_at(desk.url, PRODUCT, view="most-uncertain") as curator:
+        assert curator.groups() >= {"what was found", "what experts say", "what to look at", "the image"}
+        assert curator.page.get_by_text("most uncertain").count()
+        uncertain = desk.dataset.load_saved_view("most uncertain")
+        curator.page.get_by_text(f"{len(uncertain)} samples").wait_for()
+    assert 0 < len(uncertain) < COUNT
 
 
 def test_another_bundle_stands_beside_the_first(desk: Desk) -> None:
