@@ -157,6 +157,7 @@ def test_a_raised_size_limit_lets_images_in(
     assert label(folder, Settings.load(workspace=settings.workspace)).images.quarantined == 0
 
 
+@pytest.mark.slow
 def test_batch_size_and_workers_change_no_byte(
     photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

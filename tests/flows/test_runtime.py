@@ -68,6 +68,7 @@ def test_a_private_quiet_server_that_ends_with_a_killed_process(tmp_path: Path) 
     assert not answers(said["url"])
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:
     code = "from pathlib import Path; from flows.runtime import prepare_prefect; prepare_prefect(Path('r'))()"
     done = child(code, tmp_path, PREFECT_API_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////nowhere/at/all.db")

@@ -252,6 +252,7 @@ def test_of_processes_that_promote_at_once_one_does(
     assert sum(overtaken in each for each in said) == 2
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_promotes_leaves_the_champion_in_place(catalog: Catalog, tmp_path: Path) -> None:
     first = catalog.promote(A.id, reason="")
     before = states(catalog)

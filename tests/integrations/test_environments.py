@@ -91,6 +91,7 @@ def test_one_that_was_killed_is_made_again(requirements: Path, tmp_path: Path) -
     assert hello(folder) == "hello\n"
 
 
+@pytest.mark.slow
 def test_no_registry(requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -100,6 +101,7 @@ def test_no_registry(requirements: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_package_under_the_same_name(requirements: Path, tmp_path: Path) -> None:
     requirements.write_text(f"hello==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(StoreError, match="not the one this version of saa was proven with"):

@@ -182,6 +182,7 @@ def test_an_added_image_asks_for_itself_alone(
     assert len(again.detector.calls) == 1
 
 
+@pytest.mark.slow
 def test_several_images_are_one_call(tmp_path: Path, detector: GroundingDino, sam: Sam, refs: list[ImageRef]) -> None:
     at, alone = place(tmp_path / "a", detector, sam), place(tmp_path / "b", detector, sam)
     gone = ImageRef("0" * 64, str(tmp_path / "gone.png"), ("gone.png",))

@@ -378,6 +378,7 @@ def test_photographs_that_are_gone_are_not_needed(own: tuple[Plates, list[ImageR
     held.catalog.close()
 
 
+@pytest.mark.slow
 def test_for_new_phrases_they_are_left_out_and_named(refs: list[ImageRef], tmp_path: Path) -> None:
     held = Plates.at(tmp_path / "own")
     some = [replace(ref, uri=str(tmp_path / ref.names[0])) for ref in refs[:12]]

@@ -309,6 +309,7 @@ def test_a_brush_that_was_renamed_is_an_error_that_says_what_to_do(desk: Desk) -
         desk.push()
 
 
+@pytest.mark.slow
 def test_many_versions_are_told_apart(desk: Desk) -> None:
     """The server's own list of a task's versions is cut off at 500 characters."""
     desk.photograph(2, regions=1)
