@@ -152,7 +152,6 @@ except CheckpointError as error:
 """
 
 
-@pytest.mark.slow
 def test_loading_opens_no_connection(tmp_path: Path, resnet: str) -> None:
     environment = {**os.environ, "TORCH_HOME": str(tmp_path), "HF_HOME": str(tmp_path)}
     done = subprocess.run(

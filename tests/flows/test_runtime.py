@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import cv2
+import pytest
 from PIL import Image
 
 from flows.runtime import one_thread_each
