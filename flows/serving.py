@@ -18,13 +18,12 @@ from integrations.settings import Settings
 if TYPE_CHECKING:
     from prefect.runner import Runner
 
-POLL = 5.0
-"""Seconds from one look for runs to the next."""
 _AT_ONCE = 4
 """Runs at once; each is a process."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 
+_SECONDS_BETWEEN_LOOKS = "5"
 _ENVIRONMENT = {
     # A run's log is on its page; of the service's own, warnings say enough.
     "PREFECT_LOGGING_LEVEL": "INFO",
@@ -51,6 +50,7 @@ class Deployments:
     def start(self) -> None:
         """Begin; returns at once, as the server may yet have to come up."""
         os.environ.update(_ENVIRONMENT)
+        os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", _SECONDS_BETWEEN_LOOKS)
         os.environ["SAA_WORKSPACE"] = str(self._settings.workspace.absolute())
         self._thread.start()
 
@@ -81,7 +81,7 @@ class Deployments:
 
         from flows.automations import HEARTBEAT
 
-        runner = Runner(name="saa", query_seconds=POLL, heartbeat_seconds=HEARTBEAT, limit=_AT_ONCE)
+        runner = Runner(name="saa", heartbeat_seconds=HEARTBEAT, limit=_AT_ONCE)
         await self._register(runner)
         working = asyncio.create_task(runner.start())
         stopping = asyncio.create_task(self._stopping.wait())

@@ -21,7 +21,7 @@ NAME = "fiftyone"
 
 # Apart from 27017 and 5151, which a mongod or an App of somebody else's takes.
 _FIRST_MONGOD_PORT = 27117
-_FIRST_APP_PORT = 5161
+FIRST_APP_PORT = 5161
 _DATABASE = ("FIFTYONE_DATABASE_URI", "FIFTYONE_DATABASE_NAME")
 
 
@@ -175,7 +175,7 @@ def _mongod_place(folder: Path) -> Place:
 
 
 def _app_place(folder: Path) -> Place:
-    return Place(NAME, folder / "app", _FIRST_APP_PORT)
+    return Place(NAME, folder / "app", FIRST_APP_PORT)
 
 
 def _for_operators(settings: Settings, plugins: Path) -> dict[str, str]:

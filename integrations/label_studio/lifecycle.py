@@ -18,7 +18,7 @@ from saa_core.errors import ServiceError
 
 NAME = "label-studio"
 
-_FIRST_PORT = 8080
+FIRST_PORT = 8080
 _STARTING = f"starting {NAME}"
 
 
@@ -129,7 +129,7 @@ class _Server:
 
 
 def _place(home: Home) -> Place:
-    return Place(NAME, home.folder, _FIRST_PORT)
+    return Place(NAME, home.folder, FIRST_PORT)
 
 
 def _known(home: Home, found: Daemon) -> Running:
