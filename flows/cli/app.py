@@ -25,6 +25,7 @@ from flows.cli import (
     serve,
     services,
     settings,
+    status,
 )
 from flows.cli.common import Exit, print_json, say
 from saa_core import __version__
@@ -67,6 +68,7 @@ app.command("promote")(champion.promote)
 app.command("rollback")(champion.rollback)
 app.command("audit")(champion.audit)
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(push.app, name="push")

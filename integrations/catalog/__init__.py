@@ -17,6 +17,7 @@ from integrations.catalog.records import (
     RunImage,
     RunRecord,
     RunState,
+    RunTotals,
     now,
 )
 from integrations.catalog.store import Catalog
@@ -35,5 +36,6 @@ __all__ = [
     "RunImage",
     "RunRecord",
     "RunState",
+    "RunTotals",
     "now",
 ]

@@ -69,6 +69,17 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunTotals:
+    """Finished runs together; `last` is when one of them was last finished, the rest as in `RunRecord`, summed."""
+
+    runs: int
+    regions: int
+    model_calls: int
+    seconds: float
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RunImage:
     """One image of one run.
 

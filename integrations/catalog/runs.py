@@ -34,7 +34,7 @@ class RunTables(Tables):
             if session.get(Run, record.id) is None and session.get(Bundle, record.bundle) is None:
                 raise StoreError(record.bundle, "not in the catalog; add the bundle before its run")
             insert(session, Run, [row])
-            return _run_record(session.get_one(Run, record.id))
+            return run_record(session.get_one(Run, record.id))
 
     def record_images(self, run_id: str, images: Iterable[RunImage]) -> None:
         """Note what became of images, all of them or none; an image that is noted already is noted anew.
@@ -77,7 +77,7 @@ class RunTables(Tables):
             run.labelled, run.reused, run.quarantined = labelled, reused, quarantined
             run.regions, run.model_calls, run.seconds = regions, model_calls, seconds
             session.flush()
-            return _run_record(run)
+            return run_record(run)
 
     def use_again(self, run_id: str) -> None:
         """Note that a finished run was asked for again: it is the latest of its product now."""
@@ -91,13 +91,13 @@ class RunTables(Tables):
             StoreError: No run's id begins like this, or several do.
         """
         with self._reading() as session:
-            return _run_record(by_prefix(session, Run, id_or_prefix, "run", StoreError))
+            return run_record(by_prefix(session, Run, id_or_prefix, "run", StoreError))
 
     def find_run(self, run_id: str) -> RunRecord | None:
         """A run by its whole id; None if it is not known."""
         with self._reading() as session:
             run = session.get(Run, run_id)
-            return _run_record(run) if run else None
+            return run_record(run) if run else None
 
     def latest_run(self, product: str | None = None, *, state: RunState | None = None) -> RunRecord | None:
         """The run that was begun or finished last, of one product and in one state, or of all and in any."""
@@ -108,7 +108,7 @@ class RunTables(Tables):
             latest = latest.where(Run.state == state)
         with self._reading() as session:
             run = session.scalar(latest)
-            return _run_record(run) if run else None
+            return run_record(run) if run else None
 
     def images_of(self, run_id: str) -> tuple[RunImage, ...]:
         """What became of each image of a run so far, sorted by name."""
@@ -153,7 +153,7 @@ class RunTables(Tables):
         """The done runs of a product, the one that was begun first in front."""
         query = select(Run).where(Run.product == product, Run.state == "done").order_by(Run.created, Run.id)
         with self._reading() as session:
-            return tuple(map(_run_record, session.scalars(query)))
+            return tuple(map(run_record, session.scalars(query)))
 
     def keys_by_run(self, product: str) -> dict[str, tuple[str, ...]]:
         """The keys of the usable images of each done run of a product, sorted."""
@@ -244,7 +244,8 @@ def _run_image(row: RunImageRow, image: Image | None, place: ImageName | None) -
     )
 
 
-def _run_record(run: Run) -> RunRecord:
+def run_record(run: Run) -> RunRecord:
+    """The record of a row."""
     return RunRecord(
         id=run.id,
         product=run.product,

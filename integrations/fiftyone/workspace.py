@@ -19,6 +19,7 @@ from integrations.fiftyone.publish import Advance, PublishReport, bundles_in, pu
 from integrations.fiftyone.pull import pull
 from integrations.fiftyone.reviews import publish_reviews
 from integrations.fiftyone.schema import arrange, find_dataset, make_dataset
+from integrations.fiftyone.shown import note_shown
 from integrations.fiftyone.views import save_views
 from integrations.finished_run import Describe, finished_run, run_of
 from integrations.intake import Intake
@@ -116,10 +117,11 @@ def _publish(
     advance: Advance,
 ) -> PublishReport:
     finished, media = finished_run(settings, catalog, run_of(catalog, product, run)), Media(_folder(settings) / "media")
-    dataset = make_dataset(fiftyone, product)
+    dataset, reviews = make_dataset(fiftyone, product), catalog.count_reviews(product)
     report = publish_run(fiftyone, dataset, finished, finished.descriptors(describe), media, advance)
     publish_reviews(fiftyone, dataset, catalog, media, report)
     report.count("views", _show(fiftyone, dataset))
+    note_shown(catalog, settings.fiftyone_database, product, finished.record.id, reviews)
     return report
 
 
