@@ -1,32 +1,16 @@
 """Model outputs addressed by content: what was computed once, for these bytes and these words, is never computed again.
 
-    features    image bytes, feature model
-    context     the set's image keys, feature model
-    prior       image bytes, context
-    proposals   image bytes, a part of the query, generator
-    embedding   image bytes, refiner
-    candidates  image bytes, query, the three models, context
-    lazy        image bytes, bundle, the three models, context
-    calm        query, the three models, context
-    saliency    image bytes, feature model, source and neighbours
-
-Models that read the image alone have proposals that can be kept part by part, so that new phrases ask for these alone,
-and candidates that know no context. A refiner that is dear makes masks only of boxes that can be shown (`lazy`); all of
-them (`candidates`) are made where a refinement or an explanation asks. Embeddings are kept where a setting says so.
-
-Every key holds the program's version too, since its code makes contexts and maps. No bundle number but the neighbours
-of Eq. 5 enters a key, and those ask for arithmetic on stored features, not for a model: a bundle that changes only
-numbers makes no model call. Arrays are kept as float16, and a value just computed passes through float16 too, so that
-a run gives the same bits whether it found or made its parts.
+What is kept of which kind, and what its key is made of, `integrations.blob_keys` says. A refiner that is dear makes
+masks only of boxes that can be shown (`lazy`); all of them (`candidates`) are made where a refinement or an explanation
+asks. Embeddings are kept where a setting says so. Arrays are kept as float16, and a value just computed passes through
+float16 too, so that a run gives the same bits whether it found or made its parts.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +23,10 @@ from integrations.archive import (
     unpack_candidates,
     unpack_proposals,
 )
+from integrations.blob_keys import Address, BlobKeys, asked
 from integrations.blobs import BlobStore
 from integrations.image_sets import read_bytes
 from integrations.prefetch import Prefetch
-from saa_core import __version__
 from saa_core.batch import BatchContext
 from saa_core.confidence import set_floor
 from saa_core.errors import ImageError
@@ -101,90 +85,97 @@ class CandidateStore:
         """The store over the models as a bundle wants them."""
         return replace(self, method=self.method.at(bundle))
 
+    @property
+    def keys(self) -> BlobKeys:
+        """Where they are kept there."""
+        return BlobKeys(self.method)
+
     def features(self, ref: ImageRef) -> FloatMap:
         """Features of an image, float32 (h, w, C).
 
         Raises:
             ImageError: The file is gone, changed, or not an image that can be used.
         """
-        key = _key(ref.key, self.method.extractor.id)
-        stored = self._array("features", key)
+        address = self.keys.features(ref.key)
+        stored = self._array(address)
         if stored is not None:
             return stored
-        found = self._keep("features", key, self.method.features(self.image(ref)))
-        self._keep("descriptor", key, found.mean(axis=(0, 1)))
+        found = self._keep(address, self.method.features(self.image(ref)))
+        self._keep(self.keys.descriptor(ref.key), found.mean(axis=(0, 1)))
         return found
 
     def descriptor(self, ref: ImageRef) -> FloatMap:
         """The image as one vector, float32 (C,): the mean of its features; errors as in `features`."""
-        key = _key(ref.key, self.method.extractor.id)
         stored = self.known_descriptor(ref.key)
-        return stored if stored is not None else self._keep("descriptor", key, self.features(ref).mean(axis=(0, 1)))
+        if stored is not None:
+            return stored
+        return self._keep(self.keys.descriptor(ref.key), self.features(ref).mean(axis=(0, 1)))
 
     def known_descriptor(self, image: str) -> FloatMap | None:
         """As `descriptor`, of an image by its key; None where nothing is stored, since no file is read."""
-        return self._array("descriptor", _key(image, self.method.extractor.id))
+        return self._array(self.keys.descriptor(image))
 
     def context(self, refs: Sequence[ImageRef]) -> SetContext:
         """The context of a set; the order of its images does not matter."""
         by_key = {ref.key: ref for ref in refs}
-        key = _key(*sorted(by_key), self.method.extractor.id)
-        stored = self.blobs.get("context", key)
+        kind, key = self.keys.context(by_key)
+        stored = self.blobs.get(kind, key)
         if stored is not None:
             return SetContext(key, BatchContext.from_bytes(stored))
         layout = self.method.extractor.layout
         batch = BatchContext.fit(sorted(by_key), lambda image: self.features(by_key[image]), layout)
-        self.blobs.put("context", key, batch.to_bytes())
+        self.blobs.put(kind, key, batch.to_bytes())
         return SetContext(key, batch)
 
     def candidates(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> Candidates:
         """Eq. 1-2 for an image, each box with its mask; errors as in `features`."""
-        key = self._candidates_key(ref, bundle, context)
-        stored = self.blobs.get("candidates", key)
+        address = self.keys.candidates(ref.key, bundle, context.key)
+        stored = self.blobs.get(*address)
         if stored is None:
             look = _Look(self, ref, bundle, context)
             stored = pack_candidates(complete(look.undrawn(), look.refine))
-            self.blobs.put("candidates", key, stored)
+            self.blobs.put(*address, stored)
         return unpack_candidates(stored, ref.names[0])
 
     def has_candidates(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> bool:
         """Whether `candidates` would be answered without a model."""
-        return self.blobs.has("candidates", self._candidates_key(ref, bundle, context))
+        return self.blobs.has(*self.keys.candidates(ref.key, bundle, context.key))
 
     def drawn(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> Candidates:
         """Eq. 1-2 for an image, with the masks that the bundle can show at least; errors as in `features`."""
         # A refiner that reads the set is one without weights, which draws a box faster than this thinks about it.
         if self.method.refiner.reads_set or self.has_candidates(ref, bundle, context):
             return self.candidates(ref, bundle, context)
-        key = self._lazy_key(ref, bundle, context)
-        stored = self.blobs.get("lazy", key)
+        address = self.keys.lazy(ref.key, bundle, context.key)
+        stored = self.blobs.get(*address)
         if stored is None:
             look = _Look(self, ref, bundle, context)
             undrawn = look.undrawn()
             saliency = self.saliency(ref, undrawn, bundle.saliency, context)
             lowest = bundle.decision.region_floor / 2  # see `set_floor`
             stored = pack_candidates(refine_lazily(undrawn, look.refine, saliency, bundle, lowest, _CHUNK))
-            self.blobs.put("lazy", key, stored)
+            self.blobs.put(*address, stored)
         return unpack_candidates(stored, ref.names[0])
 
     def has_drawn(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> bool:
         """Whether `drawn` would be answered without a model."""
-        lazily = self.blobs.has("lazy", self._lazy_key(ref, bundle, context))
+        lazily = self.blobs.has(*self.keys.lazy(ref.key, bundle, context.key))
         return lazily or self.has_candidates(ref, bundle, context)
 
     def propose(self, refs: Sequence[ImageRef], bundle: PromptBundle) -> None:
         """Ask the generator for what is missing of several images at once; one that cannot be used is passed over."""
-        generator, requests, keys = self.method.generator, [], []
+        generator, requests, addresses = self.method.generator, [], []
         if generator.reads_set:
             return
         for ref in refs:
-            missing = [part for part in generator.parts(bundle.query) if not self.blobs.has(*self._part(ref, part))]
+            parts = generator.parts(bundle.query)
+            missing = [part for part in parts if not self.blobs.has(*self.keys.proposals(ref.key, part))]
             with suppress(ImageError):
                 image = self.image(ref) if missing else None
                 requests += [Request(image, part, _NOTHING) for part in missing if image is not None]
-                keys += [self._part(ref, part) for part in missing]
-        for (kind, key), found in zip(keys, self.method.ask(requests) if requests else [], strict=True):
-            self.blobs.put(kind, key, pack_proposals(found))
+                addresses += [self.keys.proposals(ref.key, part) for part in missing]
+        for address, found in zip(addresses, self.method.ask(requests) if requests else [], strict=True):
+            self.blobs.put(*address, pack_proposals(found))
 
     @contextmanager
     def looking_ahead(self, refs: Sequence[ImageRef]) -> Iterator[None]:
@@ -212,14 +203,14 @@ class CandidateStore:
             context: Of the set.
             keep: Whether to look for the answer in the store and leave it there.
         """
-        key = _key(_asked(bundle), self.method.id, context.key)
-        stored = self._array("calm", key) if keep else None
+        address = self.keys.calm(bundle, context.key)
+        stored = self._array(address) if keep else None
         if stored is not None:
             return stored
         found = (self.drawn(ref, bundle, context).evidence for ref in refs)
         seen = [peaks(evidence) for evidence in found if evidence is not None]
         levels = calm_levels(np.stack(seen)) if seen else np.zeros(len(bundle.texts), np.float32)
-        return self._keep("calm", key, levels) if keep else levels
+        return self._keep(address, levels) if keep else levels
 
     def decide(
         self, ref: ImageRef, bundle: PromptBundle, context: SetContext, levels: SetLevels
@@ -241,22 +232,22 @@ class CandidateStore:
         return load_image(read_bytes(ref), ref.names[0], max_pixels=self.max_pixels).pixels
 
     def _prior(self, ref: ImageRef, context: SetContext, image: RGB | None = None) -> FloatMap:
-        key = _key(ref.key, context.key)
-        stored = self._array("prior", key)
+        address = self.keys.prior(ref.key, context.key)
+        stored = self._array(address)
         if stored is not None:
             return stored
         pixels = self.image(ref) if image is None else image
-        return self._keep("prior", key, prior_map(ref.key, pixels, self.features(ref), context.batch))
+        return self._keep(address, prior_map(ref.key, pixels, self.features(ref), context.batch))
 
     def _embedding(self, ref: ImageRef, image: RGB) -> FloatMap | None:
         if not self.keep_embeddings:
             return self.method.embed(image)
-        key = _key(ref.key, self.method.refiner.id)
-        stored = self._array("embedding", key)
+        address = self.keys.embedding(ref.key)
+        stored = self._array(address)
         if stored is not None:
             return stored
         made = self.method.embed(image)
-        return None if made is None else self._keep("embedding", key, made)
+        return None if made is None else self._keep(address, made)
 
     def saliency(self, ref: ImageRef, candidates: Candidates, prompt: SaliencyPrompt, context: SetContext) -> FloatMap:
         """The map s of Eq. 5 under a prompt; errors as in `features`."""
@@ -264,49 +255,25 @@ class CandidateStore:
             return self._prior(ref, context)
         if prompt.source == "object":  # depends on the objects found; cheap, so it is not worth a key of its own
             return saliency_map(self.features(ref), prompt, candidates.objects)
-        key = _key(ref.key, self.method.extractor.id, prompt.source, str(prompt.neighbours))
-        stored = self._array("saliency", key)
+        address = self.keys.saliency(ref.key, prompt)
+        stored = self._array(address)
         if stored is not None:
             return stored
-        return self._keep("saliency", key, saliency_map(self.features(ref), prompt))
+        return self._keep(address, saliency_map(self.features(ref), prompt))
 
-    def _candidates_key(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> str:
-        drawn = [bundle.query.objects] if bundle.query.object and needs_objects(bundle) else []
-        # The features' id is not needed where no model reads the set, but harmless: it changes with the method.
-        return _key(ref.key, _asked(bundle), json.dumps(drawn), self.method.id, self._set(context))
+    def _array(self, address: Address) -> FloatMap | None:
+        stored = self.blobs.get(*address)
+        return None if stored is None else unpack_array(stored, " ".join(address)).astype(np.float32)
 
-    def _lazy_key(self, ref: ImageRef, bundle: PromptBundle, context: SetContext) -> str:
-        return _key(ref.key, bundle.id, self.method.id, context.key)
-
-    def _set(self, context: SetContext) -> str:
-        return context.key if self.method.reads_set else ""
-
-    def _part(self, ref: ImageRef, part: Query) -> tuple[str, str]:
-        """Kind and key of the proposals of a part of a query."""
-        return "proposals", _key(ref.key, json.dumps(astuple(part)), self.method.generator.id)
-
-    def _array(self, kind: str, key: str) -> FloatMap | None:
-        stored = self.blobs.get(kind, key)
-        return None if stored is None else unpack_array(stored, f"{kind} {key}").astype(np.float32)
-
-    def _keep(self, kind: str, key: str, values: FloatMap) -> FloatMap:
+    def _keep(self, address: Address, values: FloatMap) -> FloatMap:
         half = values.astype(np.float16)
-        self.blobs.put(kind, key, pack_array(half))
+        self.blobs.put(*address, pack_array(half))
         return half.astype(np.float32)
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\n".join((__version__, *parts)).encode()).hexdigest()
 
 
 def drawn_by(bundle: PromptBundle, method: SegmentAnyAnomaly) -> str:
     """What of a bundle the candidates depend on that `CandidateStore.drawn` gives, beside the image and its set."""
-    return _asked(bundle) if method.refiner.reads_set else bundle.id
-
-
-def _asked(bundle: PromptBundle) -> str:
-    """What of a bundle the models see."""
-    return json.dumps(astuple(replace(bundle.query, objects=1)))
+    return asked(bundle) if method.refiner.reads_set else bundle.id
 
 
 @dataclass(slots=True)
@@ -340,14 +307,13 @@ class _Look:
         if generator.reads_set:
             found = store.method.ask([Request(self._image(), part, self._prior()) for part in parts])
             return merge(query, parts, found)
-        stored = {part: store.blobs.get(*store._part(self.ref, part)) for part in parts}
+        stored = {part: store.blobs.get(*store.keys.proposals(self.ref.key, part)) for part in parts}
         name = self.ref.names[0]
         known = {part: unpack_proposals(data, name) for part, data in stored.items() if data is not None}
         missing = [part for part in parts if part not in known]
         made = store.method.ask([Request(self._image(), part, _NOTHING) for part in missing]) if missing else []
         for part, each in zip(missing, made, strict=True):
-            kind, key = store._part(self.ref, part)
-            store.blobs.put(kind, key, pack_proposals(each))
+            store.blobs.put(*store.keys.proposals(self.ref.key, part), pack_proposals(each))
             known[part] = each
         return merge(query, parts, [known[part] for part in parts])
 

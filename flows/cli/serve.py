@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.common import JsonOption, WorkspaceOption, answer, print_json, say
-from integrations.label_studio.doorbell import PAUSE, Bell, Doorbell
+from integrations.label_studio.doorbell import PAUSE, Bell, Doorbell, Metrics
 from saa_core.errors import SaaError, ServiceError, SettingsError
 
 if TYPE_CHECKING:
@@ -45,10 +46,15 @@ def serve(
     in watched folders, what events ask for, the nightly run. Without a server it is the doorbell alone. Ctrl-C or
     SIGTERM stops it once the pull it is at has ended; other runs are cancelled, and taken up by the next start. A ring
     that nobody heard is made good by the next one, or by the nightly run.
+
+    Prometheus finds its figures at /metrics: on a loopback address without a secret, elsewhere with the doorbell's as
+    bearer token (the file secrets/webhook of the workspace).
     """
+    from flows.bundles import catalog_to_read
     from flows.runtime import use_server
     from flows.start import collect
     from integrations.label_studio.webhook import webhook_secret
+    from integrations.metrics import CONTENT_TYPE, WorkspaceMetrics
     from integrations.settings import Settings
 
     settings = Settings.load(workspace=workspace)
@@ -64,7 +70,9 @@ def serve(
             else:
                 say("no Prefect server, so the doorbell alone: `saa services up prefect` starts one")
 
-        run(listener, secret, lambda product: collect(product, folder).sentence(), ready)
+        told = WorkspaceMetrics(lambda: catalog_to_read(settings))
+        metrics = Metrics(told.text, CONTENT_TYPE, private=not is_loopback(listener))
+        run(listener, secret, lambda product: collect(product, folder).sentence(), metrics, ready)
 
 
 @contextmanager
@@ -101,6 +109,7 @@ def run(
     listener: socket.socket,
     secret: str,
     pull: Callable[[str], str],
+    metrics: Metrics,
     ready: Callable[[], None],
     pause: float = PAUSE,
 ) -> None:
@@ -110,6 +119,7 @@ def run(
         listener: Where the requests come from.
         secret: What they have to bring.
         pull: Pulls a product's reviews and says in a sentence what came.
+        metrics: Told to Prometheus.
         ready: Called when the signals do what is said here; requests wait already.
         pause: Seconds from a ring to its pull.
 
@@ -120,9 +130,8 @@ def run(
 
     bell = Bell(lambda product: say(f"{product}: {pull(product)}"), _failed, pause)
     # Requests are not logged: their headers hold the secret.
-    config = Config(
-        Doorbell(secret, bell.ring), access_log=False, log_level="error", ws="none", timeout_graceful_shutdown=_GRACE
-    )
+    app = Doorbell(secret, bell.ring, metrics)
+    config = Config(app, access_log=False, log_level="error", ws="none", timeout_graceful_shutdown=_GRACE)
     server = Server(config)
     worker = threading.Thread(target=_work, args=(bell, server), daemon=True)
     worker.start()
@@ -168,6 +177,11 @@ def _announce(url: str, as_json: bool) -> None:
         answer(f"the doorbell is at {url}: `saa push label-studio --product P --webhook {url}`")
     # Whoever waits for the address reads it through a pipe.
     sys.stdout.flush()
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches the listener."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def address_of(host: str, listener: socket.socket) -> str:

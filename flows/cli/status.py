@@ -73,7 +73,7 @@ def _tell_products(found: Sequence[ProductStatus]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("product", "champion", "images", "sent", "to review", "of these without masks", "new reviews", "stale")
+    table = Table("product", "champion", "images", "sent", "to review", "of these unaided", "new reviews", "stale")
     for each in found:
         numbers = each.images, each.sent, each.to_review, each.unaided, each.new_reviews, each.outdated
         table.add_row(Text(each.product), (each.champion or "-")[:8], *map(str, numbers))

@@ -3,11 +3,12 @@
 A webhook is sent once, inside the expert's own request, which waits for the answer for up to a second; one that fails
 is lost. So the answer comes before any work, and a ring says no more than that there may be something new: what is new
 is for the pull to find out, and a lost ring is made good by the next one. What a webhook sends is never looked at, as
-it may hold the project's token.
+it may hold the project's token. Prometheus asks at the same address how the workspace stands.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import threading
@@ -15,6 +16,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
+
+from saa_core.errors import StoreError
 
 HEADER = "X-SAA-Secret"
 """Name of the request header that holds the secret."""
@@ -50,16 +53,34 @@ class _Reply(NamedTuple):
     status: int
     text: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    kind: bytes = b"text/plain; charset=utf-8"
 
 
 _RUNG = _Reply(204)
 _HEALTHY = _Reply(200, "up\n")
 _STRANGER = _Reply(401, f"{HEADER} is wrong or missing\n", ((b"www-authenticate", HEADER.encode()),))
-_NOT_FOUND = _Reply(404, "POST /label-studio/PRODUCT or GET /health\n")
+_NOBODY = _Reply(401, "the secret as a bearer token, please\n", ((b"www-authenticate", b"Bearer"),))
+_NOT_FOUND = _Reply(404, "POST /label-studio/PRODUCT, GET /metrics or GET /health\n")
+_AWAY = _Reply(503, "the catalog cannot be used\n")
+
+
+class Metrics(NamedTuple):
+    """What `GET /metrics` answers.
+
+    Attributes:
+        text: Gives them, in a thread of its own; StoreError if the catalog cannot be used.
+        kind: Their content type.
+        private: Whether the secret is asked for, as bearer token.
+    """
+
+    text: Callable[[], bytes]
+    kind: str
+    private: bool
 
 
 class Doorbell:
-    """The ASGI application: `POST /label-studio/<product>` with the secret rings, `GET /health` tells that it is up.
+    """The ASGI application: `POST /label-studio/<product>` with the secret rings, `GET /health` tells that it is up,
+    `GET /metrics` how the workspace stands.
 
     Every product gets the same answer, known or not. Label Studio throws the answer away, looking the product up would
     keep the expert waiting, and a pull for a product that is not there fails where its operator looks.
@@ -67,16 +88,18 @@ class Doorbell:
     Args:
         secret: What `X-SAA-Secret` has to be, see `SECRET`.
         ring: Called with the product's name, in the event loop: it has to return at once and not to raise.
+        metrics: Of the workspace.
 
     Raises:
         ValueError: The secret is empty, or no header could hold it as it is.
     """
 
-    def __init__(self, secret: str, ring: Callable[[str], None]) -> None:
+    def __init__(self, secret: str, ring: Callable[[str], None], metrics: Metrics) -> None:
         if not SECRET.fullmatch(secret):
             raise ValueError("the secret of a doorbell is ASCII without spaces, and not empty")
         self._secret = secret.encode()
         self._ring = ring
+        self._metrics = metrics
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's start and stop (ASGI 3).
@@ -88,7 +111,8 @@ class Doorbell:
             await _live(receive, send)
         elif scope["type"] == "http":
             # `receive` stays untouched: the body is not wanted, and whoever sends it may never come to its end.
-            await _send(self._reply(scope), send)
+            told = scope["path"] == "/metrics"
+            await _send(await self._told(scope) if told else self._reply(scope), send)
         else:
             raise ValueError(f"a doorbell speaks HTTP, not {scope['type']}")
 
@@ -102,14 +126,27 @@ class Doorbell:
             return _NOT_FOUND
         if scope["method"] != "POST":
             return _only("POST")
-        if not self._is_right(scope["headers"]):
+        if not _holds(scope["headers"], HEADER.lower().encode(), self._secret):
             return _STRANGER
         self._ring(product)
         return _RUNG
 
-    def _is_right(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        given = [value for name, value in headers if name == HEADER.lower().encode()]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._secret)
+    async def _told(self, scope: Message) -> _Reply:
+        if scope["method"] != "GET":
+            return _only("GET")
+        if self._metrics.private and not _holds(scope["headers"], b"authorization", b"Bearer " + self._secret):
+            return _NOBODY
+        try:
+            text = await asyncio.to_thread(self._metrics.text)
+        except StoreError:
+            return _AWAY
+        return _Reply(200, text.decode(), kind=self._metrics.kind.encode())
+
+
+def _holds(headers: Iterable[tuple[bytes, bytes]], name: bytes, value: bytes) -> bool:
+    """Whether a header is there once, with this value."""
+    given = [each for key, each in headers if key == name]
+    return len(given) == 1 and hmac.compare_digest(given[0], value)
 
 
 def _only(method: str) -> _Reply:
@@ -120,7 +157,7 @@ async def _send(reply: _Reply, send: Send) -> None:
     body = reply.text.encode()
     headers = [*reply.headers]
     if body:
-        headers += [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        headers += [(b"content-type", reply.kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

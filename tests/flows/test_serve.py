@@ -18,8 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.cli.serve import address_of, listen, run
-from integrations.label_studio.doorbell import HEADER, address
+from flows.cli.serve import address_of, is_loopback, listen, run
+from integrations.label_studio.doorbell import HEADER, Metrics, address
 from saa_core.errors import SettingsError
 
 SERVE = "import sys; from flows.cli import main; sys.argv[0:1] = ['saa', 'serve']; main()"
@@ -28,6 +28,7 @@ SERVE = "import sys; from flows.cli import main; sys.argv[0:1] = ['saa', 'serve'
 DOUBLE = """
 import pathlib, sys, time
 from flows.cli.serve import listen, run
+from integrations.label_studio.doorbell import Metrics
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -44,7 +45,7 @@ def pull(product):
 
 with listen("127.0.0.1", 0) as listener:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    run(listener, "s3cret", pull, lambda: print(url, flush=True), pause=0.2)
+    run(listener, "s3cret", pull, Metrics(bytes, "text/plain", False), lambda: print(url, flush=True), pause=0.2)
 """
 
 
@@ -111,7 +112,8 @@ def test_a_visit(capsys: pytest.CaptureFixture[str]) -> None:
 
     with listen("127.0.0.1", 0) as listener:
         url = address_of("127.0.0.1", listener)
-        run(listener, "s3cret", lambda product: "3 reviews", threading.Thread(target=visit).start, pause=0)
+        metrics = Metrics(bytes, "text/plain", False)
+        run(listener, "s3cret", lambda product: "3 reviews", metrics, threading.Thread(target=visit).start, pause=0)
     assert said_so_far().splitlines() == ["cap: 3 reviews", "stopping; a pull that runs is finished first"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
@@ -122,6 +124,12 @@ def test_the_address_is_one_that_others_can_use() -> None:
         assert address_of("127.0.0.1", listener) == f"http://127.0.0.1:{port}"
         assert address_of("0.0.0.0", listener) == f"http://{socket.gethostname()}:{port}"
         assert address_of("::1", listener) == f"http://[::1]:{port}"
+
+
+@pytest.mark.parametrize(("host", "only_here"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)])
+def test_who_reaches_it(host: str, only_here: bool) -> None:
+    with listen(host, 0) as listener:
+        assert is_loopback(listener) == only_here
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -138,6 +146,7 @@ def test_it_prints_where_it_is_and_never_the_secret(tmp_path: Path) -> None:
         # Its pull fails; that is said, and the service goes on.
         assert settled(lambda: "error: no such product: " in service.said)
         assert httpx.get(f"{url}/health").status_code == 200
+        assert "# TYPE saa_images gauge" in httpx.get(f"{url}/metrics").text
         assert service.end() == 0
         assert secret not in service.said
         assert "payload" not in service.said

@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from integrations.label_studio.client import Client
-from integrations.label_studio.doorbell import HEADER, Bell, Doorbell, address
+from integrations.label_studio.doorbell import HEADER, Bell, Doorbell, Metrics, address
 from integrations.label_studio.webhook import register
+from saa_core.errors import StoreError
 from tests.label_studio_server import Server, free_port
 
 SECRET = "right-secret"
 RIGHT = {HEADER: SECRET}
+METRICS = Metrics(lambda: b"saa_runs 1.0\n", "text/plain; version=0.0.4", private=True)
 
 
 def ask(app: Doorbell, method: str, path: str, headers: Any = None, **more: Any) -> httpx.Response:
@@ -48,12 +50,40 @@ def raw(app: Doorbell, scope: dict[str, Any]) -> list[Any]:
     return sent
 
 
+# Who may ask how the workspace stands
+
+
+def test_on_another_address_the_metrics_want_the_secret() -> None:
+    app = Doorbell(SECRET, pytest.fail, METRICS)
+    for headers in ({}, RIGHT, {"Authorization": SECRET}, {"Authorization": "Bearer wrong"}):
+        assert ask(app, "GET", "/metrics", headers).status_code == 401
+    answer = ask(app, "GET", "/metrics", {"Authorization": f"Bearer {SECRET}"})
+    assert (answer.status_code, answer.text) == (200, "saa_runs 1.0\n")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4"
+
+
+def test_on_the_loopback_interface_they_do_not() -> None:
+    app = Doorbell(SECRET, pytest.fail, METRICS._replace(private=False))
+    assert ask(app, "GET", "/metrics").status_code == 200
+    assert ask(app, "POST", "/metrics").status_code == 405
+
+
+def test_a_catalog_that_is_away_is_no_reason_to_tell_its_address() -> None:
+    def away() -> bytes:
+        raise StoreError("postgresql://saa@db/saa", "the catalog cannot be used")
+
+    answer = ask(Doorbell(SECRET, pytest.fail, METRICS._replace(text=away, private=False)), "GET", "/metrics")
+    assert (answer.status_code, answer.text) == (503, "the catalog cannot be used\n")
+
+
 # Who may ring
 
 
 def test_the_right_secret_rings() -> None:
     rung: list[str] = []
-    answer = ask(Doorbell(SECRET, rung.append), "POST", "/label-studio/bottle", RIGHT, content=b'{"action": "X"}')
+    answer = ask(
+        Doorbell(SECRET, rung.append, METRICS), "POST", "/label-studio/bottle", RIGHT, content=b'{"action": "X"}'
+    )
     assert (answer.status_code, answer.content) == (204, b"")
     assert rung == ["bottle"]
 
@@ -62,7 +92,9 @@ def test_the_right_secret_rings() -> None:
 def test_a_product_rings_under_any_name(product: str) -> None:
     rung: list[str] = []
     url = address("http://bell/", product)
-    assert ask(Doorbell(SECRET, rung.append), "POST", url.removeprefix("http://bell"), RIGHT).status_code == 204
+    assert (
+        ask(Doorbell(SECRET, rung.append, METRICS), "POST", url.removeprefix("http://bell"), RIGHT).status_code == 204
+    )
     assert rung == [product]
 
 
@@ -81,7 +113,7 @@ def test_a_product_rings_under_any_name(product: str) -> None:
 )
 def test_anything_else_is_refused_and_not_told_why(headers: Any) -> None:
     rung: list[str] = []
-    answer = ask(Doorbell(SECRET, rung.append), "POST", "/label-studio/bottle", headers)
+    answer = ask(Doorbell(SECRET, rung.append, METRICS), "POST", "/label-studio/bottle", headers)
     assert (answer.status_code, answer.text) == (401, "X-SAA-Secret is wrong or missing\n")
     assert rung == []
 
@@ -89,20 +121,20 @@ def test_anything_else_is_refused_and_not_told_why(headers: Any) -> None:
 @pytest.mark.parametrize("path", ["/", "", "/label-studio", "/label-studio/", "/label-studio/a%0Ab", "/healthy", "/x"])
 def test_there_is_nothing_else(path: str) -> None:
     rung: list[str] = []
-    assert ask(Doorbell(SECRET, rung.append), "POST", path, RIGHT).status_code == 404
+    assert ask(Doorbell(SECRET, rung.append, METRICS), "POST", path, RIGHT).status_code == 404
     assert rung == []
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "BREW"])
 def test_only_a_post_rings(method: str) -> None:
     rung: list[str] = []
-    answer = ask(Doorbell(SECRET, rung.append), method, "/label-studio/bottle", RIGHT)
+    answer = ask(Doorbell(SECRET, rung.append, METRICS), method, "/label-studio/bottle", RIGHT)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert rung == []
 
 
 def test_health_needs_no_secret() -> None:
-    app = Doorbell(SECRET, pytest.fail)
+    app = Doorbell(SECRET, pytest.fail, METRICS)
     assert (ask(app, "GET", "/health").status_code, ask(app, "GET", "/health").text) == (200, "up\n")
     answer = ask(app, "POST", "/health")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
@@ -111,7 +143,7 @@ def test_health_needs_no_secret() -> None:
 @pytest.mark.parametrize("secret", ["", " ", "two words", "naïve", "line\nbreak"])
 def test_a_secret_that_no_header_holds_as_it_is(secret: str) -> None:
     with pytest.raises(ValueError, match="secret of a doorbell") as error:
-        Doorbell(secret, pytest.fail)
+        Doorbell(secret, pytest.fail, METRICS)
     assert not secret.strip() or secret not in str(error.value)
 
 
@@ -119,7 +151,7 @@ def test_the_body_is_never_asked_for() -> None:
     rung: list[str] = []
     headers = [(b"x-saa-secret", SECRET.encode()), (b"content-length", b"1000000000")]
     scope = {"type": "http", "method": "POST", "path": "/label-studio/bottle", "headers": headers}
-    start, body = raw(Doorbell(SECRET, rung.append), scope)
+    start, body = raw(Doorbell(SECRET, rung.append, METRICS), scope)
     assert (start["status"], body["body"], rung) == (204, b"", ["bottle"])
 
 
@@ -133,13 +165,13 @@ def test_it_starts_and_stops_with_the_server() -> None:
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    asyncio.run(Doorbell(SECRET, pytest.fail)({"type": "lifespan"}, receive, send))
+    asyncio.run(Doorbell(SECRET, pytest.fail, METRICS)({"type": "lifespan"}, receive, send))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_it_speaks_http_alone() -> None:
     with pytest.raises(ValueError, match="not websocket"):
-        raw(Doorbell(SECRET, pytest.fail), {"type": "websocket"})
+        raw(Doorbell(SECRET, pytest.fail, METRICS), {"type": "websocket"})
 
 
 PATHS = st.one_of(st.text(), st.text().map(lambda text: f"/label-studio/{text}"))
@@ -151,7 +183,9 @@ def test_no_request_is_an_error_of_ours_or_rings_without_the_secret(
     method: str, path: str, headers: list[tuple[bytes, bytes]]
 ) -> None:
     rung: list[str] = []
-    sent = raw(Doorbell(SECRET, rung.append), {"type": "http", "method": method, "path": path, "headers": headers})
+    sent = raw(
+        Doorbell(SECRET, rung.append, METRICS), {"type": "http", "method": method, "path": path, "headers": headers}
+    )
     assert sent[0]["status"] in {200, 401, 404, 405}
     assert rung == []
 
@@ -161,7 +195,7 @@ def test_every_name_that_can_be_shown_rings(product: str) -> None:
     rung: list[str] = []
     headers = [(b"x-saa-secret", SECRET.encode())]
     scope = {"type": "http", "method": "POST", "path": f"/label-studio/{product}", "headers": headers}
-    raw(Doorbell(SECRET, rung.append), scope)
+    raw(Doorbell(SECRET, rung.append, METRICS), scope)
     assert rung == ([product] if product.isprintable() else [])
 
 
@@ -385,7 +419,7 @@ def settled(holds: Callable[[], bool]) -> bool:
 
 def test_whatever_the_expert_does_rings(client: Client, http: httpx.Client, project: tuple[int, int]) -> None:
     rung: list[str] = []
-    with served(Doorbell(SECRET, rung.append)) as port:
+    with served(Doorbell(SECRET, rung.append, METRICS)) as port:
         assert register(client, project[0], address(f"http://127.0.0.1:{port}", "cap / ü"), SECRET)
         annotation = submit(http, project[1])
         assert settled(lambda: rung == ["cap / ü"])
@@ -411,7 +445,7 @@ def test_the_expert_does_not_wait_for_the_pull(client: Client, http: httpx.Clien
     bell = Bell(pull, pytest.fail, pause=0)
     worker = threading.Thread(target=bell.run)
     worker.start()
-    with served(Doorbell(SECRET, bell.ring)) as port:
+    with served(Doorbell(SECRET, bell.ring, METRICS)) as port:
         register(client, project[0], address(f"http://127.0.0.1:{port}", "cap"), SECRET)
         submit(http, project[1])
         assert running.wait(10)
@@ -427,7 +461,7 @@ def test_a_wrong_secret_is_refused_and_the_expert_goes_on(
 ) -> None:
     rung: list[str] = []
     statuses: list[int] = []
-    bell = Doorbell(SECRET, rung.append)
+    bell = Doorbell(SECRET, rung.append, METRICS)
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def watch(message: Any) -> None:
