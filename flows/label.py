@@ -116,7 +116,7 @@ class _Run:
 
     def _everywhere(self) -> dict[str, Any]:
         request = self.request
-        return {"workspace": request.workspace, "setup": as_is(request.setup), "bundle": as_is(request.bundle)}
+        return {"workspace": request.workspace, "setup": request.setup, "bundle": request.bundle}
 
     def _look(
         self, step: str, task: Task[Any, Any], refs: list[ImageRef], told: Mapping[str, Any]
@@ -128,7 +128,7 @@ class _Run:
         """
         refused: dict[str, str] = {}
         reused: set[str] = set()
-        done = self.crew.each(task, refs, lambda batch: {"keys": _keys(batch), "refs": as_is(list(batch)), **told})
+        done = self.crew.each(task, refs, lambda batch: {"keys": _keys(batch), "refs": list(batch), **told})
         for batch in self._watched(step, done, len(refs)):
             if batch.outcome is None:
                 refused[batch.refs[0].key] = KILLER
@@ -145,7 +145,7 @@ class _Run:
 
         def parameters(batch: Sequence[ImageRef]) -> dict[str, Any]:
             reused = [ref.key for ref in batch if ref.key in self.reused]
-            return {"refs": as_is(list(batch)), "reused": reused, "stems": as_is(folder.stems(batch)), **told}
+            return {"refs": list(batch), "reused": reused, "stems": folder.stems(batch), **told}
 
         unwritten = [ref for ref in refs if ref.key not in written]
         done = self.crew.each(decide_and_write, unwritten, parameters)

@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.plates",
     "tests.labelled_set",
     "tests.fiftyone_room",
+    "tests.deadly",
 ]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -38,7 +38,7 @@ def test_defaults() -> None:
     assert settings.catalog_url == "sqlite:///saa-workspace/catalog.sqlite"
     assert settings.blobs_url == "saa-workspace/blobs"
     assert settings.runs == Path("saa-workspace/runs")
-    assert settings.batch_size == 16
+    assert settings.batch_size is None
     assert 1 <= settings.workers <= 4
     assert settings.max_pixels == 178_000_000
     assert set(sources(settings).values()) == {"default"}
@@ -71,7 +71,7 @@ def test_another_file_that_is_not_there() -> None:
 
 def test_an_empty_file_is_fine(folder: Path) -> None:
     (folder / "saa.yaml").write_text("# nothing yet\n")
-    assert Settings.load().batch_size == 16
+    assert Settings.load().batch_size is None
 
 
 def test_passwords_are_never_shown() -> None:
