@@ -20,7 +20,7 @@ from saa_core.reviews import Review, evidence
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `WorkspaceMetrics.text` gives."""
 
-_Values = Mapping[tuple[str, ...], float]
+_Values = Mapping[Any, float]
 
 
 class Said(NamedTuple):

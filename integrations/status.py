@@ -91,7 +91,7 @@ def _product(catalog: Catalog, settings: Settings, latest: RunRecord) -> Product
     to_review = sent.keys() - set(catalog.reviewed(product))
     return ProductStatus(
         product=product,
-        champion=champion and champion.id,
+        champion=champion.id if champion else None,
         run=latest.id,
         finished=latest.finished,
         images=len(images),

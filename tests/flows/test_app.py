@@ -20,7 +20,7 @@ from integrations.fiftyone import lifecycle
 from integrations.fiftyone.environment import connect
 from integrations.fiftyone.schema import find_dataset
 from integrations.fiftyone.tagging import newest_predictions
-from integrations.fiftyone.workspace import publish
+from integrations.fiftyone.workspace import publish, pull_product
 from integrations.settings import Settings
 from saa_core import library
 from saa_core.prompts import PromptBundle
