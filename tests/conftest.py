@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.labelled_set",
     "tests.fiftyone_room",
     "tests.deadly",
+    "tests.store_servers",
 ]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,6 +1,6 @@
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from integrations.blobs import BlobStore
 from saa_core.errors import StoreError
 from tests.contracts.blob_store import KEY, BlobStoreContract
+from tests.label_studio_server import free_port
 
 
 class TestFolder(BlobStoreContract):
@@ -26,6 +27,12 @@ class TestMemory(BlobStoreContract):
     def store(self) -> Iterator[BlobStore]:
         yield BlobStore("memory://contract")
         fsspec.filesystem("memory").store.clear()
+
+
+class TestS3(BlobStoreContract):
+    @pytest.fixture
+    def store(self, s3_bucket: str) -> BlobStore:
+        return BlobStore(f"{s3_bucket}/saa")
 
 
 class FullFolder(LocalFileSystem):  # type: ignore[misc]
@@ -74,6 +81,32 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file.*cannot be written"):
         BlobStore(str(tmp_path / "file")).put("a", KEY, b"")
+
+
+def test_a_bucket_that_is_not_there(s3_bucket: str) -> None:
+    store = BlobStore(f"{s3_bucket}-not/saa")
+    assert store.get("a", KEY) is None
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.put("a", KEY, b"")
+
+
+@pytest.mark.parametrize("call", ["put", "get", "has"])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}"), ("AWS_SECRET_ACCESS_KEY", "no")]
+)
+def test_a_server_that_does_not_answer_or_refuses(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, call: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    store = BlobStore(s3_bucket)
+    ask: dict[str, Callable[[], object]] = {
+        "put": lambda: store.put("a", KEY, b""),
+        "get": lambda: store.get("a", KEY),
+        "has": lambda: store.has("a", KEY),
+    }
+    with pytest.raises(StoreError, match="s3://"):
+        ask[call]()
 
 
 @pytest.mark.parametrize("url", ["nonsense://x", "sqlite3+x://y"])

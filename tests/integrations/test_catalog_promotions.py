@@ -27,8 +27,8 @@ def url(folder: Path) -> str:
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog(url(tmp_path)) as opened:
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    with Catalog(catalog_url) as opened:
         for bundle in (A, B, C, D, SCREW):
             opened.add_bundle(bundle)
         yield opened
@@ -233,12 +233,12 @@ def go(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("champion", [None, A])
 def test_of_processes_that_promote_at_once_one_does(
-    catalog: Catalog, tmp_path: Path, champion: PromptBundle | None
+    catalog: Catalog, catalog_url: str, champion: PromptBundle | None
 ) -> None:
     if champion is not None:
         catalog.promote(champion.id, reason="")
     before = len(catalog.promotions("bottle"))
-    rivals = [python(PROMOTER, url(tmp_path), each.id, champion.id if champion else "") for each in (B, C, D)]
+    rivals = [python(PROMOTER, catalog_url, each.id, champion.id if champion else "") for each in (B, C, D)]
     assert [line(rival) for rival in rivals] == ["ready"] * 3
     for rival in rivals:
         go(rival)
