@@ -52,18 +52,21 @@ class BlobStore:
             ValueError: `kind` or `key` is not made of letters, digits, '.', '_' and '-'.
         """
         path = self._path(kind, key)
-        if self._files.exists(path):
+        if self.has(kind, key):
             return
         folder, _, name = path.rpartition("/")
         target = f"{folder}/{temporary_name(name)}" if self._renames else path
         try:
-            self._files.makedirs(folder, exist_ok=True)
+            if self._renames:  # an object store has no folders, and a bucket with a typo would be made
+                self._files.makedirs(folder, exist_ok=True)
             self._files.pipe_file(target, _MAGIC + hashlib.sha256(data).digest() + data)
             if self._renames:
                 self._files.mv(target, path)
         except OSError as error:
             self._remove(target)
             raise cannot_write(f"{self._name} ({kind}/{key})", error) from error
+        except Exception as error:
+            raise self._unusable(kind, key, error) from error
 
     def get(self, kind: str, key: str) -> bytes | None:
         """The payload; None when absent or damaged. A damaged blob is removed, so that it can be put again.
@@ -76,8 +79,8 @@ class BlobStore:
             content: bytes = self._files.cat_file(path)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise StoreError(f"{self._name} ({kind}/{key})", f"cannot be read: {error.strerror or error}") from error
+        except Exception as error:
+            raise self._unusable(kind, key, error) from error
         payload = content[_HEADER:]
         if content[:_HEADER] == _MAGIC + hashlib.sha256(payload).digest():
             return payload
@@ -86,14 +89,27 @@ class BlobStore:
         return None
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether the key exists; only `get` finds out whether it is damaged."""
-        return bool(self._files.exists(self._path(kind, key)))
+        """Whether the key exists; only `get` finds out whether it is damaged.
+
+        Raises:
+            StoreError: The store does not say.
+        """
+        path = self._path(kind, key)
+        try:
+            return bool(self._files.exists(path))
+        except Exception as error:
+            raise self._unusable(kind, key, error) from error
 
     def _path(self, kind: str, key: str) -> str:
         for part in (kind, key):
             if not _NAME.fullmatch(part):
                 raise ValueError(f"{part!r} is no name for a blob: letters, digits, '.', '_' and '-' only")
         return f"{self._root}/{kind}/{key[:2]}/{key}"
+
+    def _unusable(self, kind: str, key: str, error: Exception) -> StoreError:
+        # Of any kind: an object store's client raises what its network library does, which is not an OSError.
+        reason = getattr(error, "strerror", None) or error
+        return StoreError(f"{self._name} ({kind}/{key})", f"cannot be used: {reason}")
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):

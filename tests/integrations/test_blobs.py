@@ -90,9 +90,12 @@ def test_a_bucket_that_is_not_there(s3_bucket: str) -> None:
         store.put("a", KEY, b"")
 
 
-@pytest.mark.parametrize("call", ["put", "get", "has"])
+NOBODY = "AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}"
+STRANGER = "AWS_SECRET_ACCESS_KEY", "no"
+
+
 @pytest.mark.parametrize(
-    ("variable", "value"), [("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}"), ("AWS_SECRET_ACCESS_KEY", "no")]
+    ("variable", "value", "call"), [(*NOBODY, "get"), *((*STRANGER, call) for call in ("put", "get", "has"))]
 )
 def test_a_server_that_does_not_answer_or_refuses(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, call: str
