@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from sqlalchemy import func, select
 
 from integrations.catalog.models import Run, RunImageRow
@@ -26,13 +28,24 @@ class CountTables(Tables):
 
     def image_states(self) -> dict[tuple[str, str], int]:
         """Images of all runs, those of unfinished ones so far, by (product, what became of them)."""
-        query = (
-            select(Run.product, RunImageRow.state, func.count())
-            .join(Run, Run.id == RunImageRow.run_id)
-            .group_by(Run.product, RunImageRow.state)
+        sums = [func.sum(column).label(column.key) for column in (Run.labelled, Run.reused, Run.quarantined)]
+        finished = select(Run.product, *sums).where(Run.state == "done").group_by(Run.product)
+        # A run that is done has its counts; rows are counted of the others only, which are few.
+        going_on = select(Run.id).where(Run.state != "done")
+        rows = (
+            select(RunImageRow.run_id, RunImageRow.state, func.count())
+            .where(RunImageRow.run_id.in_(going_on))
+            .group_by(RunImageRow.run_id, RunImageRow.state)
         )
+        found: Counter[tuple[str, str]] = Counter()
         with self._reading() as session:
-            return {(product, state): number for product, state, number in session.execute(query)}
+            for row in session.execute(finished).mappings():
+                found.update({(row["product"], column.key): row[column.key] for column in sums})
+            unfinished = session.execute(select(Run.id, Run.product).where(Run.state != "done"))
+            products = {identity: product for identity, product in unfinished}  # noqa: C416 - a result has keys() too
+            for run, state, number in session.execute(rows):
+                found[products[run], state] += number
+        return {each: number for each, number in found.items() if number}
 
     def run_totals(self) -> dict[str, RunTotals]:
         """The finished runs of each product together."""

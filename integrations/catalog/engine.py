@@ -91,11 +91,13 @@ def _connectable(url: str) -> Engine:
         address = make_url(url)
         if address.get_backend_name() not in ("sqlite", "postgresql"):
             raise StoreError(masked_url(url), "only sqlite:/// and postgresql:// are known")
+        if address.drivername == "postgresql":  # without a driver's name, SQLAlchemy 2.0 looks for psycopg2
+            address = address.set(drivername="postgresql+psycopg")
         engine = create_engine(address)
     except (ArgumentError, NoSuchModuleError) as error:
         raise StoreError(masked_url(url), f"not a database URL: {error}") from error
     except ModuleNotFoundError as error:
-        raise StoreError(masked_url(url), f'{error}; install it: pip install "psycopg[binary]"') from error
+        raise StoreError(masked_url(url), f'{error}; install it: pip install "saa-labeling[postgresql]"') from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _on_begin)
