@@ -2,12 +2,13 @@
 
 With an address the cluster is the user's, and its workers need what this process has: the workspace and the images
 under the same paths, the same settings and credentials in their environment, and Prefect's API by PREFECT_API_URL.
-Without one it lives as long as the run, on the loopback interface.
+Without one it lives as long as the run: on the loopback interface, or where that cannot be had, behind a token.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
@@ -96,7 +97,7 @@ def _dask(address: str | None, count: int, setup: ModelSetup) -> Workers:
         "n_workers": count,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
-        "dashboard_address": None,
+        "dashboard_address": "127.0.0.1:0",  # without one it would still answer, on a port that others use
         "resources": gpu,
         "env": _environment(setup),
         # A task whose worker died comes back at once: who is to blame is found out by the crew.
@@ -112,12 +113,15 @@ def _dask(address: str | None, count: int, setup: ModelSetup) -> Workers:
 
 def _ray(address: str | None, count: int, setup: ModelSetup) -> Workers:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        # Ray listens on every interface whatever it is told, and whoever reaches it runs code: only with this token.
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     import ray
     from prefect_ray import RayTaskRunner
     from prefect_ray.context import remote_options
 
     away = {"address": f"ray://{address}"} if address else {}
-    here = {} if address else {"num_cpus": count, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    here = {} if address else {"num_cpus": count, "include_dashboard": False}
     options = {**here, "log_to_driver": False, "runtime_env": {"env_vars": _environment(setup)}}
     crashes = ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError
     # Retries of Ray's own would let one image kill worker after worker before anybody hears of it.

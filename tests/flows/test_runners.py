@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,3 +143,46 @@ def test_a_batch_holds_the_work_that_is_worth_a_task(seconds: float, worth: floa
     assert 4 <= images <= 256
     if 4 < images < 256:
         assert (images - 1) * seconds < worth <= images * seconds
+
+
+def started(runner: RunnerName, body: str, **variables: str) -> str:
+    """What a program says that has started the workers and runs `body` beside them."""
+    code = STARTED.format(runner=runner, body=textwrap.indent(body, " " * 8))
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+STARTED = """
+import psutil, subprocess, sys
+from flows.runners import workers_for
+from integrations.settings import Settings
+from saa_core.models import WEIGHT_FREE
+
+if __name__ == "__main__":
+    workers = workers_for(Settings.load(runner="{runner}", workers=1), WEIGHT_FREE)
+    with workers.runner() as runner:
+        workers.count(runner)
+{body}
+"""
+LISTENING = """
+for each in (psutil.Process(), *psutil.Process().children(recursive=True)):
+    print(*(c.laddr.ip for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN))
+"""
+STRANGER = """
+import os, ray
+strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+call = f"import ray; ray.init({ray.get_runtime_context().gcs_address!r})"
+print("let in:", subprocess.run([sys.executable, "-c", call], env=strangers, capture_output=True).returncode == 0)
+"""
+
+
+@pytest.mark.slow
+def test_dask_listens_on_the_loopback_interface_alone() -> None:
+    assert set(started("dask", LISTENING).split()) == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ray_lets_no_stranger_in() -> None:
+    assert "let in: False" in started("ray", STRANGER)
