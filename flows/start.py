@@ -71,7 +71,7 @@ def publish(
     from integrations.label_studio.webhook import check_url
 
     # What can be known at once is said before Prefect starts, and a URL with a password never becomes its parameter.
-    settings = _settings_of(workspace)
+    settings = settings_of(workspace)
     connection(settings)
     with Catalog(settings.catalog_url) as catalog:
         run_of(catalog, product, run)
@@ -92,7 +92,7 @@ def collect(product: str, workspace: Path) -> PullReport:
     """Pull a product's reviews from Label Studio by the `collect` flow, see `flows.collect`; errors as in `publish`."""
     from integrations.label_studio.connection import connection
 
-    connection(_settings_of(workspace))
+    connection(settings_of(workspace))
 
     def flow() -> PullReport:
         from flows.collect import collect_flow
@@ -113,7 +113,7 @@ def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, pu
     from integrations.label_studio.connection import connection
     from integrations.refinery import current_bundle
 
-    settings = _settings_of(workspace)
+    settings = settings_of(workspace)
     with Catalog(settings.catalog_url) as catalog:
         current_bundle(catalog, request.product)
         if publish and "***" in (source := run_of(catalog, request.product, None).source):
@@ -139,7 +139,7 @@ def plan_publish(product: str, workspace: Path, run: str | None = None, only: Se
     from integrations.label_studio.workspace import push_run
     from tasks.workbench import descriptor_of
 
-    settings = _settings_of(workspace)
+    settings = settings_of(workspace)
     describe = descriptor_of(settings, product, run)
     return push_run(settings, product, run, describe, advance, only=only, dry=True)
 
@@ -188,7 +188,7 @@ def _check_fiftyone(product: str, workspace: Path, run: str | None) -> None:
     from integrations.fiftyone.lifecycle import uri_of
     from integrations.finished_run import run_of
 
-    settings = _settings_of(workspace)
+    settings = settings_of(workspace)
     with Catalog(settings.catalog_url) as catalog:
         run_of(catalog, product, run)
     uri_of(settings)
@@ -196,7 +196,7 @@ def _check_fiftyone(product: str, workspace: Path, run: str | None) -> None:
 
 def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
     """Take reviews from mask files by the `collect-masks` flow, see `flows.collect`; errors as in `publish`."""
-    _settings_of(workspace)
+    settings_of(workspace)
 
     def flow() -> Intake:
         from flows.collect import collect_masks_flow
@@ -207,8 +207,12 @@ def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
     return _beside_prefect(workspace, flow)
 
 
-def _settings_of(workspace: Path) -> Settings:
-    """Settings of a workspace that is there: what looks for runs in it does not make one."""
+def settings_of(workspace: Path | None) -> Settings:
+    """Settings of a workspace that is there: what looks for runs in it does not make one.
+
+    Raises:
+        StoreError: It is not there.
+    """
     settings = Settings.load(workspace=workspace)
     if not settings.has_catalog:
         advice = "`saa label IMAGES --product P` makes one, --workspace names another"

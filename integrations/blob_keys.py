@@ -32,6 +32,11 @@ from saa_core.types import Query
 Address = tuple[str, str]
 """Kind and key of a blob."""
 
+KINDS = frozenset(
+    "features descriptor context prior proposals embedding candidates lazy calm saliency".split()  # noqa: SIM905
+)
+"""Of what `BlobKeys` gives the addresses of."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlobKeys:

@@ -11,6 +11,9 @@ import contextlib
 import hashlib
 import logging
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
@@ -25,6 +28,31 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"SAA1"
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]*")
+_LEFT = re.compile(r"\.[0-9A-Za-z._-]+\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFile:
+    """A file of a blob store.
+
+    Attributes:
+        kind: Of the blob.
+        key: Of the blob; what a write that was cut off has left is called by its file's name.
+        path: In the store's file system.
+        bytes: Size of the file.
+        modified: When it was written, UTC.
+    """
+
+    kind: str
+    key: str
+    path: str
+    bytes: int
+    modified: datetime
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a blob, and not what a write has left that was cut off."""
+        return not self.key.startswith(".")
 
 
 class BlobStore:
@@ -100,6 +128,36 @@ class BlobStore:
         except Exception as error:
             raise self._unusable(kind, key, error) from error
 
+    def files(self) -> Iterator[BlobFile]:
+        """Every file of the store, in the order of their paths; files that are not the store's are passed over.
+
+        Raises:
+            StoreError: The store cannot be listed.
+        """
+        try:
+            found = self._files.find(self._root, detail=True) if self._files.exists(self._root) else {}
+        except OSError as error:
+            raise StoreError(self._name, f"cannot be listed: {error.strerror or error}") from error
+        for path, about in sorted(found.items()):
+            kind, folder, key = path.split("/")[-3:]
+            if _LEFT.fullmatch(key) or (_NAME.fullmatch(key) and folder == key[:2]):
+                yield BlobFile(kind, key, path, int(about["size"]), _modified(about))
+
+    def remove(self, files: Iterable[BlobFile]) -> None:
+        """Delete files; one that is gone already is no error.
+
+        Raises:
+            StoreError: One cannot be deleted; those before it are.
+        """
+        for file in files:
+            try:
+                self._files.rm_file(file.path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                reason = f"cannot be deleted: {error.strerror or error}"
+                raise StoreError(f"{self._name} ({file.kind}/{file.key})", reason) from error
+
     def _path(self, kind: str, key: str) -> str:
         for part in (kind, key):
             if not _NAME.fullmatch(part):
@@ -122,3 +180,11 @@ def _open(url: str, name: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise StoreError(name, f"cannot be opened: {error}") from error
     return filesystem, root.rstrip("/")
+
+
+def _modified(about: dict[str, Any]) -> datetime:
+    """When a file was written: file systems agree on the name of this as little as on its type."""
+    moment = next(about[name] for name in ("mtime", "LastModified", "updated", "created") if name in about)
+    if isinstance(moment, datetime):
+        return moment.astimezone(UTC)
+    return datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else datetime.fromisoformat(moment)

@@ -115,6 +115,7 @@ class WorkspaceMetrics(Collector):
 
 
 def _gauge(name: str, says: str, labels: tuple[str, ...], values: _Values) -> GaugeMetricFamily:
+    """A gauge; `values` are by the tuple of the labels' values."""
     family = GaugeMetricFamily(f"saa_{name}", says, labels=labels)
     for labelled, value in values.items():
         family.add_metric(labelled, value)

@@ -70,16 +70,24 @@ class ProductStatus:
             yield f"FiftyOne lacks what is new: `saa push fiftyone --product {self.product}`"
 
 
-def unfinished(catalog: Catalog) -> tuple[Unfinished, ...]:
-    """Runs that were begun and not finished, oldest first."""
-    runs = catalog.unfinished_runs()
-    return tuple(Unfinished(run.id, run.product, run.created, catalog.count_images(run.id)) for run in runs)
+@dataclass(frozen=True, slots=True)
+class WorkspaceStatus:
+    """How a workspace stands: unfinished runs, oldest first, and products with a finished run, by name."""
+
+    unfinished: tuple[Unfinished, ...]
+    products: tuple[ProductStatus, ...]
 
 
-def products(catalog: Catalog, settings: Settings) -> tuple[ProductStatus, ...]:
-    """How each product with a finished run stands, by name."""
-    runs = {product: catalog.latest_run(product, state="done") for product in catalog.products()}
-    return tuple(_product(catalog, settings, run) for run in runs.values() if run)
+def status_of(settings: Settings) -> WorkspaceStatus:
+    """How a workspace stands.
+
+    Raises:
+        StoreError: Its catalog cannot be used.
+    """
+    with Catalog(settings.catalog_url) as catalog:
+        cut = [Unfinished(r.id, r.product, r.created, catalog.count_images(r.id)) for r in catalog.unfinished_runs()]
+        latest = [catalog.latest_run(product, state="done") for product in catalog.products()]
+        return WorkspaceStatus(tuple(cut), tuple(_product(catalog, settings, run) for run in latest if run))
 
 
 def _product(catalog: Catalog, settings: Settings, latest: RunRecord) -> ProductStatus:

@@ -16,6 +16,7 @@ from flows.cli import (
     evaluate,
     explain,
     export,
+    gc,
     label,
     pull,
     push,
@@ -68,6 +69,7 @@ app.command("promote")(champion.promote)
 app.command("rollback")(champion.rollback)
 app.command("audit")(champion.audit)
 app.command("serve")(serve.serve)
+app.command("gc")(gc.gc)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")

@@ -23,21 +23,18 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
     from pydantic_core import to_jsonable_python
 
-    from flows.bundles import catalog_to_read
     from integrations.settings import Settings
-    from integrations.status import products, unfinished
+    from integrations.status import WorkspaceStatus, status_of
 
     settings = Settings.load(workspace=workspace)
-    with catalog_to_read(settings) as catalog:
-        runs, found = unfinished(catalog), products(catalog, settings)
+    stands = status_of(settings) if settings.has_catalog else WorkspaceStatus((), ())
     services = _services(settings)
     if as_json:
-        told = {"services": services, "unfinished": [asdict(run) for run in runs]}
-        print_json(to_jsonable_python(told | {"products": [asdict(each) for each in found]}))
+        print_json(to_jsonable_python({"services": services, **asdict(stands)}))
         return
-    for line in (*_service_lines(services), *_run_lines(runs)):
+    for line in (*_service_lines(services), *_run_lines(stands.unfinished)):
         answer(line)
-    _tell_products(found)
+    _tell_products(stands.products)
 
 
 def _services(settings: Settings) -> dict[str, dict[str, Any]]:

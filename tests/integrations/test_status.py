@@ -9,7 +9,7 @@ import pytest
 from integrations.backlog import note_seen
 from integrations.catalog import PredictionRecord, RunRecord
 from integrations.fiftyone.shown import note_shown
-from integrations.status import ProductStatus, products, unfinished
+from integrations.status import ProductStatus, status_of
 from tests.labelled_set import LabelledSet, drawn
 from tests.plates import BUNDLE, PRODUCT
 
@@ -17,7 +17,7 @@ TARGET = "label-studio http://127.0.0.1:8080 project 7"
 
 
 def stands(labelled_set: LabelledSet) -> ProductStatus:
-    (found,) = products(labelled_set.catalog, labelled_set.settings)
+    (found,) = status_of(labelled_set.settings).products
     return found
 
 
@@ -30,8 +30,7 @@ def send(labelled_set: LabelledSet, aided: list[bool]) -> None:
 
 
 def test_nothing_is_there(labelled_set: LabelledSet) -> None:
-    assert products(labelled_set.catalog, labelled_set.settings) == ()
-    assert unfinished(labelled_set.catalog) == ()
+    assert (status_of(labelled_set.settings).unfinished, status_of(labelled_set.settings).products) == ((), ())
 
 
 def test_what_waits_for_experts(labelled_set: LabelledSet) -> None:
@@ -55,7 +54,6 @@ def test_what_the_champion_has_not_decided(labelled_set: LabelledSet) -> None:
     labelled_set.catalog.add_bundle(champion, "proposed")
     labelled_set.catalog.promote(champion.id, reason="a test")
     assert (stands(labelled_set).champion, stands(labelled_set).outdated) == (champion.id, 3)
-    labelled_set.catalog.rollback(PRODUCT, reason="a test") if champion.parent else None
     labelled_set.catalog.promote(BUNDLE.id, reason="a test")
     assert stands(labelled_set).outdated == 0
 
@@ -76,7 +74,7 @@ def test_a_run_that_was_cut_off(labelled_set: LabelledSet) -> None:
     labelled_set.add_many(1)
     labelled_set.label({})
     begun = labelled_set.catalog.begin_run(RunRecord("run2", PRODUCT, BUNDLE.id, "batch", {}, "0"))
-    (found,) = unfinished(labelled_set.catalog)
+    (found,) = status_of(labelled_set.settings).unfinished
     assert (found.run, found.product, found.images, found.since) == ("run2", PRODUCT, 0, begun.created)
     assert stands(labelled_set).run == "run1"
 
