@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from saa_core.generators.base import Proposals
 from saa_core.masks import Rle
 from saa_core.refinement.evidence import Atoms, Dense, ImageEvidence, Rows
 from saa_core.types import Candidates
+from saa_core.untrusted import load_arrays
 
 VERSION = 1
 """Of the layout. Content of another version is refused; whoever keeps it computes it again under a new key."""
@@ -194,11 +194,10 @@ def _pack(kind: str, header: Mapping[str, object], arrays: _Arrays) -> bytes:
 
 def _unpack(kind: str, data: bytes, name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = dict(archive.items())
+        arrays = load_arrays(data)
         header = json.loads(arrays.pop("header").tobytes())
         found = header["kind"], header["version"]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(name, f"damaged or not written by this program: {error}") from error
     if found != (kind, VERSION):
         raise StoreError(name, f"holds {found[0]} of version {found[1]}, expected {kind} of version {VERSION}")

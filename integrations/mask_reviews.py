@@ -134,10 +134,8 @@ def _draw(path: Path, name: str, images: dict[str, ImageRecord]) -> _Drawn:
         data, modified = path.read_bytes(), path.stat().st_mtime
     except OSError as error:
         raise ReviewError(name, f"cannot be read: {error.strerror}") from error
-    pixels = _pixels(data, name)
-    if list(pixels.shape) != record["size"]:
-        sizes = [" x ".join(map(str, size)) for size in (pixels.shape, record["size"])]
-        raise ReviewError(name, f"the mask has {sizes[0]} pixels, its image {sizes[1]}")
+    height, width = record["size"]
+    pixels = _pixels(data, name, (height, width))
     digest = hashlib.sha256(data).hexdigest()
     return _Drawn(name, record, digest, datetime.fromtimestamp(modified, UTC), _components(pixels))
 
@@ -145,19 +143,29 @@ def _draw(path: Path, name: str, images: dict[str, ImageRecord]) -> _Drawn:
 # --------------------------------------------------------------------------------------------------------------- pixels
 
 
-def _pixels(data: bytes, name: str) -> Bools:
+def _pixels(data: bytes, name: str, size: tuple[int, int]) -> Bools:
+    """The mask of an image of this (height, width); one of another size is not decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and large sizes
             with PIL.Image.open(io.BytesIO(data), formats=(*_LOSSLESS, "JPEG")) as picture:
+                _check_size(picture.size[::-1], size, name, turned=picture.size)
                 _check_exact(picture, name)
-                return _foreground(ImageOps.exif_transpose(picture))
+                mask = _foreground(ImageOps.exif_transpose(picture))
+                _check_size(mask.shape, size, name)
+                return mask
     except ReviewError:
         raise
     except UnidentifiedImageError as error:
         raise ReviewError(name, f"not a mask of a known format ({', '.join(_LOSSLESS)})") from error
     except Exception as error:  # a damaged file can make a decoder raise almost anything
         raise ReviewError(name, f"truncated or damaged: {error or type(error).__name__}") from error
+
+
+def _check_size(found: tuple[int, ...], size: tuple[int, int], name: str, *, turned: tuple[int, ...] = ()) -> None:
+    if size not in (found, turned):
+        sizes = [" x ".join(map(str, each)) for each in (found, size)]
+        raise ReviewError(name, f"the mask has {sizes[0]} pixels, its image {sizes[1]}")
 
 
 def _check_exact(picture: PIL.Image.Image, name: str) -> None:

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from integrations.urls import masked_url
 from saa_core.errors import SettingsError
 from saa_core.runtime import DeviceName
+from saa_core.untrusted import load_yaml
 
 CATALOG_FILE = "catalog.sqlite"
 """The default catalog inside a workspace; a folder that holds it is known as one."""
@@ -235,7 +236,7 @@ def _sources_of(arguments: Mapping[str, object]) -> dict[str, str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
+        content = load_yaml(path.read_text("utf-8")) or {}
     except FileNotFoundError:
         if "SAA_CONFIG" in os.environ:
             raise SettingsError(str(path), "named by SAA_CONFIG, but there is no such file") from None

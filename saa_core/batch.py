@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from saa_core.features.base import FeatureLayout
 from saa_core.maps import resize
 from saa_core.types import RGB, FloatMap
+from saa_core.untrusted import load_arrays
 from saa_core.views import FittedView, View, sample_cells, views_of
 from saa_core.whitening import Whitening
 
@@ -129,8 +130,7 @@ class BatchContext:
     @classmethod
     def from_bytes(cls, data: bytes) -> BatchContext:
         """The inverse of `to_bytes`."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = load_arrays(data)
         count = sum(name.endswith(".cells") for name in arrays)
         return cls(
             tuple(arrays["keys"].tolist()),

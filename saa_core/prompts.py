@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from saa_core.errors import BundleError
 from saa_core.types import Query
+from saa_core.untrusted import load_yaml
 
 Profile = Literal["batch", "paper", "reference"]
 Prompt = Literal["language", "property", "saliency", "confidence"]
@@ -386,10 +387,10 @@ def parse(text: str, name: str) -> object:
     Raises:
         BundleError: It is neither; `name` is what the user calls the file.
     """
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return json.loads(text)  # first, since JSON may be indented by tabs, which YAML refuses
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise BundleError(name, f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
 
