@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from integrations.logs import LogKind, write_logs
 from integrations.urls import masked_url
 from saa_core.errors import SettingsError
 from saa_core.runtime import DeviceName
@@ -90,6 +91,8 @@ class Settings(BaseSettings):
         refine_after: So many new reviews of a product start a refinement.
         doorbell: Address at which Label Studio reaches the doorbell of `saa serve`; None lets serve tell it to the
             workspace's own Label Studio, and no other.
+        log: json writes every event as a line of JSON; text is for people.
+        log_file: Where these lines are appended; None is stderr.
         alarm_webhook: Gets a JSON message by POST for each drift alarm: https, or http on the loopback interface; never
             shown, as such addresses hold secrets.
     """
@@ -124,12 +127,14 @@ class Settings(BaseSettings):
     refine_after: int = Field(default=10, ge=1)
     doorbell: str | None = None
     alarm_webhook: SecretStr | None = None
+    log: LogKind = "text"
+    log_file: Path | None = None
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, **arguments: Any) -> Self:
-        """Put the layers together.
+        """Put the layers together, and have this process log as they say: every process that works loads them.
 
         Args:
             arguments: Settings by name; one that is None was not given.
@@ -149,6 +154,10 @@ class Settings(BaseSettings):
                 f"{name} ({sources.get(name, 'default')})", problem["msg"].removeprefix("Value error, ")
             ) from None
         settings._sources.update(sources)
+        try:
+            write_logs(settings.log, settings.log_file)
+        except OSError as error:
+            raise SettingsError(f"log_file {settings.log_file}", f"cannot be written: {error.strerror}") from error
         return settings
 
     @field_validator("fiftyone_uri")

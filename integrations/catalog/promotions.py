@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -16,6 +17,8 @@ from integrations.catalog.records import BundleState, Promoting, PromotionRecord
 from integrations.catalog.refinements import refinement_row
 from integrations.catalog.tables import Tables, by_prefix, insert
 from saa_core.errors import BundleError
+
+_log = logging.getLogger(__name__)
 
 
 class Unset(Enum):
@@ -127,6 +130,7 @@ def _move(
     )
     session.add(row)
     session.flush()
+    _log.info("bundle %s", kind, extra={"product": product, "bundle": bundle, "reason": reason})
     return _promotion(row)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any, cast
@@ -13,6 +14,8 @@ from integrations.catalog.records import PredictionRecord, Pushed, ReviewKey
 from integrations.catalog.tables import Row, Tables, insert, of_images, replace
 from saa_core.masks import Rle, from_coco, to_coco
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, ReviewState, Verdict
+
+_log = logging.getLogger(__name__)
 
 
 class ReviewTables(Tables):
@@ -96,7 +99,9 @@ class ReviewTables(Tables):
             new = insert(session, ReviewRow, rows)
             if cursor is not None:
                 replace(session, Cursor, [{"name": cursor[0], "value": cursor[1]}])
-            return new
+        if new:
+            _log.info("reviews stored", extra={"product": rows[0]["product"], "count": new})
+        return new
 
     def review_keys(self, source: str, images: Collection[str] | None = None) -> tuple[ReviewKey, ...]:
         """Which versions of a source's reviews are known, of some images or of all, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from integrations.catalog.records import ImageState, RunImage, RunRecord, RunSta
 from integrations.catalog.tables import Row, Tables, by_prefix, fill, insert, of_images, replace
 from saa_core.errors import StoreError
 from saa_core.types import ImageRef
+
+_log = logging.getLogger(__name__)
 
 
 class RunTables(Tables):
@@ -33,7 +36,8 @@ class RunTables(Tables):
         with self._writing() as session:
             if session.get(Run, record.id) is None and session.get(Bundle, record.bundle) is None:
                 raise StoreError(record.bundle, "not in the catalog; add the bundle before its run")
-            insert(session, Run, [row])
+            if insert(session, Run, [row]):
+                _log.info("run begun", extra={"run": record.id, "product": record.product, "bundle": record.bundle})
             return run_record(session.get_one(Run, record.id))
 
     def record_images(self, run_id: str, images: Iterable[RunImage]) -> None:
@@ -52,6 +56,9 @@ class RunTables(Tables):
             # A run that was not told the lot does not take it away: images are held out by lot.
             fill(session, ImageName, _name_rows(run.product, rows))
             replace(session, RunImageRow, [_run_image_row(run_id, image) for image in rows])
+            about = {"run": run_id, "product": run.product}
+        for image in rows:
+            _log.info("image %s", image.state, extra=about | {"image": image.key, "reason": image.reason or None})
 
     def finish_run(
         self,
@@ -77,6 +84,7 @@ class RunTables(Tables):
             run.labelled, run.reused, run.quarantined = labelled, reused, quarantined
             run.regions, run.model_calls, run.seconds = regions, model_calls, seconds
             session.flush()
+            _log.info("run finished", extra={"run": run_id, "product": run.product, "seconds": seconds})
             return run_record(run)
 
     def use_again(self, run_id: str) -> None:
