@@ -61,11 +61,11 @@ def up(
 ) -> None:
     """Start the servers of this workspace; what is not there is installed first (about 1 GB, a minute or two).
 
-    Examples: `saa services up`, `saa services up label-studio`
+    Examples: `saa services up label-studio`, `saa services up fiftyone`
 
-    They go on after this command until `saa services down`, listen on this machine only, and send nothing outside.
-    Label Studio has a login, and the doorbell a secret. The others ask for no password: every user of this machine can
-    reach Prefect's runs, FiftyOne's data, and by its App whatever files you can read.
+    Without a name it is all of them. They go on after this command until `saa services down`, listen on this machine
+    only, and send nothing outside. Label Studio has a login, and the doorbell a secret. The others ask for no password:
+    every user of this machine can reach Prefect's runs, FiftyOne's data, and by its App whatever files you can read.
     """
     from flows.services import VERBS, prepare, wanted
 
@@ -90,7 +90,7 @@ def up(
 def status(service: ServiceArgument = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Say which of the workspace's servers run, where, and prove that what answers there is it.
 
-    Examples: `saa services status`, `saa services status fiftyone`
+    Examples: `saa services status label-studio`, `saa services status fiftyone`
     """
     from flows.services import VERBS
 
@@ -110,7 +110,7 @@ def status(service: ServiceArgument = None, workspace: WorkspaceOption = None, a
 def down(service: ServiceArgument = None, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Stop the workspace's servers; what they keep stays in the workspace.
 
-    Examples: `saa services down`, `saa services down fiftyone`
+    Examples: `saa services down label-studio`, `saa services down fiftyone`
     """
     from flows.services import VERBS
 

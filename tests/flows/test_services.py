@@ -14,16 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.doctor import Check, checks
+from flows.services import wanted
+from integrations.catalog import Catalog
 from integrations.label_studio import lifecycle
 from integrations.label_studio.server import Home
 from integrations.settings import Settings
-from saa_core.errors import ServiceError
+from saa_core.errors import ServiceError, SettingsError
 from saa_core.models import ModelSetup
 from tests.fiftyone_server import Mongod
 from tests.label_studio_server import SERVICES, Server, free_port
@@ -160,6 +163,75 @@ def test_install_says_where(mongod_program: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("verb", ["up", "status", "down"])
 def test_help_teaches_by_example(verb: str, service: str) -> None:
     assert f"saa services {verb} {service}" in saa(verb, "--help").stdout
+
+
+def test_a_workspace_that_runs_nothing_says_so_of_all(tmp_path: Path) -> None:
+    words = ("--workspace", tmp_path / "w")
+    names = ["prefect", "label-studio", "fiftyone", "serve"]
+    assert json.loads(saa("status", *words, "--json").stdout) == {
+        "services": [{"service": name, "state": "stopped"} for name in names]
+    }
+    assert "serve: stopped; `saa services up serve` starts it" in saa("status", *words).stdout
+    stopped = [{"service": name, "state": "stopped", "stopped": False} for name in reversed(names)]
+    assert json.loads(saa("down", *words, "--json").stdout) == {"services": stopped}
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_port_is_for_one_service(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["services", "up", "--port", "9999", "--workspace", str(tmp_path)])
+    assert isinstance(result.exception, SettingsError)
+
+
+def test_servers_of_the_users_are_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert wanted(Settings()) == ["prefect", "label-studio", "fiftyone", "serve"]
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert wanted(Settings(label_studio_url="http://127.0.0.1:8080")) == ["fiftyone", "serve"]
+
+
+def listeners(workspace: Path) -> set[str]:
+    """Addresses on which processes of a workspace's services listen."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(workspace) in " ".join([*process.cmdline(), *process.environ().values()]):
+                connections = process.net_connections("tcp")
+                found.update(each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN)
+    return found
+
+
+@pytest.mark.slow
+def test_a_newcomer_gets_everything_by_one_command_and_nothing_is_left(
+    workspace: Path, mongod_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SAA_MONGOD", str(mongod_program))
+    monkeypatch.setenv("XDG_STATE_HOME", str(workspace.parent))
+    words = ("--workspace", workspace, "--json")
+    try:
+        up = json.loads(saa("up", *words).stdout)["services"]
+        assert [(each["service"], each["state"], each["started"]) for each in up] == [
+            ("prefect", "running", True),
+            ("label-studio", "running", True),
+            ("fiftyone", "running", True),
+            ("serve", "running", True),
+        ]
+        assert not any(each["started"] for each in json.loads(saa("up", *words).stdout)["services"])
+        assert [each["url"] for each in json.loads(saa("status", *words).stdout)["services"]] == [
+            each["url"] for each in up
+        ]
+        assert listeners(workspace) == {"127.0.0.1"}
+        # A command uses the server that is there: the run is on its pages.
+        saa_label = [sys.executable, "-m", "flows.cli", "pull", "masks", str(workspace), "--product", "cap"]
+        Catalog(Settings.load(workspace=workspace).catalog_url).close()
+        subprocess.run([*saa_label, "--workspace", str(workspace)], check=False)
+        runs = httpx.post(f"{up[0]['url']}/api/flow_runs/filter", json={}).json()
+        assert "collect-masks-cap" in [run["name"] for run in runs]
+    finally:
+        down = json.loads(saa("down", *words).stdout)["services"]
+    assert all(each["stopped"] for each in down)
+    assert listeners(workspace) == set()
 
 
 class TestDoctor:
