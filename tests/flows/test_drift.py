@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from integrations.outputs import read_records, read_run
 from integrations.settings import Settings
 from saa_core.prompts import PromptBundle
 from saa_core.refinement.drift import ADVICE, LEAST
+from tests.alarm_site import listening
 
 BUNDLE = PromptBundle(product="plate")
 Photographs = Callable[..., Path]
@@ -54,7 +56,9 @@ def keep(workspace: Path, bundle: PromptBundle) -> PromptBundle:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_api")
-def test_a_lot_that_has_drifted_is_told_by_the_run_and_by_audit(photographs: Photographs, tmp_path: Path) -> None:
+def test_a_lot_that_has_drifted_is_told_by_the_run_and_by_audit_and_to_the_site(
+    photographs: Photographs, tmp_path: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = tmp_path / "w"
     keep(workspace, BUNDLE)
     first = label(workspace, photographs(LEAST + 2), "--bundle", BUNDLE.id, "--lot", "1")
@@ -64,9 +68,17 @@ def test_a_lot_that_has_drifted_is_told_by_the_run_and_by_audit(photographs: Pho
     assert lines[1] == "drift: no new photographs were labelled since the promotion"
     assert found == {"images_before": LEAST + 2, "regions_compared": False, "lots": [], "alarms": []}
 
-    calm = label(workspace, photographs(4, "calm", seed=1), "--lot", "2")
-    dark = label(workspace, dim(photographs(LEAST + 2, "dark", seed=2)), "--lot", "3")
+    with listening() as site:
+        monkeypatch.setenv("SAA_ALARM_WEBHOOK", site.url)
+        calm = label(workspace, photographs(4, "calm", seed=1), "--lot", "2")
+        dark = label(workspace, dim(photographs(LEAST + 2, "dark", seed=2)), "--lot", "3")
     assert calm["notes"] == []
+    (heard,) = site.heard
+    assert (heard["product"], heard["run"]) == ("plate", dark["run"])
+    assert heard["sentences"] == dark["notes"]
+    artifacts = httpx.post(f"{prefect_api}/artifacts/filter", json={}).json()
+    (artifact,) = (each for each in artifacts if each["key"] == f"drift-{dark['run']}")
+    assert artifact["data"].startswith("# plate has drifted")
     note = next(note for note in dark["notes"] if "its images look different" in note)
     assert note.startswith("Lot 3: ")
     assert note.endswith(f"{ADVICE}.")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from flows.automations import HEARTBEAT
 from integrations import daemons, prefect_server
 from integrations.catalog import Catalog
 from integrations.settings import Settings
@@ -25,6 +26,16 @@ from tests.browser.expert import find_browser
 
 Photographs = Callable[..., Path]
 PRODUCT = "cap / 'blue'"
+SLEEP = """
+import time
+from prefect import flow
+
+@flow(name="sleeper")
+def sleeper():
+    time.sleep(600)
+
+sleeper()
+"""
 EMIT = "import sys; from flows import events; events.promoted(sys.argv[1], '0' * 16)"
 
 
@@ -180,3 +191,18 @@ def test_what_was_missed_while_no_service_was_there_is_done_once(site: Site) -> 
     left = {run["id"] for run in site.runs("label", "Late")}
     assert not left & {run["id"] for run in late[1:]}
     assert "runs that were missed are dropped" in site.said
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_is_gone_ends_as_crashed(site: Site) -> None:
+    beating = {"PREFECT_API_URL": site.api, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}
+
+    def states() -> list[str]:
+        return [run["state"]["name"] for run in site.ask("flow_runs", flows={"name": {"any_": ["sleeper"]}})]
+
+    with subprocess.Popen([sys.executable, "-c", SLEEP], env=site.environment | beating) as process:
+        site.until(lambda: states() == ["Running"])
+        time.sleep(2)  # its first sign of life is on its way
+        process.kill()
+    assert states() == ["Running"]
+    site.until(lambda: states() == ["Crashed"], seconds=180)

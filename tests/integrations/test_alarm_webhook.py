@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
 
 from integrations.alarm_webhook import post_alarm
 from integrations.settings import Settings
 from saa_core.errors import ServiceError, SettingsError
+from tests.alarm_site import Site, listening
 from tests.label_studio_server import free_port
-
-
-class Site(HTTPServer):
-    """A chat server of the site; answers `status`."""
-
-    status = 200
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.heard: list[Any] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hooks/s3cret"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Site)
-        self.server.heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        self.send_response(self.server.status)
-        self.send_header("location", "http://127.0.0.1:1/elsewhere")
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing on the terminal."""
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with listening() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_it_tells_the_site(site: Site) -> None:
