@@ -12,7 +12,7 @@ from prefect.states import Completed
 from flows import events
 from integrations.fiftyone.workspace import Curated
 from tasks.curate import curate_fiftyone
-from tasks.report import publish_lines
+from tasks.report import link_fiftyone, publish_lines
 
 
 @flow(name="curate", flow_run_name="curate-{product}")
@@ -28,6 +28,7 @@ def curate_flow(product: str, workspace: str, run: str | None = None) -> State[C
     """
     curated = curate_fiftyone(product, run, workspace)
     publish_lines("curate", curated.lines())
+    link_fiftyone(product, workspace)
     events.reviewed(product, curated.intake.states.total(), workspace)
     name = "CuratedInPart" if curated.refused else "Curated"
     return Completed(name=name, message=curated.lines()[0], data=curated)

@@ -35,7 +35,7 @@ from tasks.decide import decide_and_write
 from tasks.drift import send_alarm, watch_drift
 from tasks.progress import advance
 from tasks.propose import extract_features, propose_candidates
-from tasks.report import publish_lines, publish_summary, write_report
+from tasks.report import publish_digest, publish_lines, publish_summary, write_report
 from tasks.scan import scan_images
 
 
@@ -55,6 +55,7 @@ def label_flow(request: LabelRequest) -> State[RunSummary]:
         begin(catalog, request, run.id)
         summary = run.label(started)
     publish_summary(summary.model_dump())
+    publish_digest(summary.run, request.workspace)
     name = "Labelled" if summary.whole else "LabelledWithQuarantine"
     return Completed(name=name, message=summary.sentence(), data=summary)
 

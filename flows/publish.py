@@ -11,7 +11,7 @@ from prefect.states import Completed
 from integrations.fiftyone.publish import PublishReport
 from integrations.label_studio.planning import PushReport
 from tasks.publish import push_fiftyone, push_label_studio, register_webhook
-from tasks.report import publish_lines
+from tasks.report import link_fiftyone, publish_lines, publish_link
 
 
 @flow(name="publish", flow_run_name="publish-{product}")
@@ -38,6 +38,7 @@ def publish_flow(
         written, note = register_webhook(product, report.project, webhook, workspace)
         report = replace(report, writes=report.writes + written, notes=[*report.notes, note])
     publish_lines(f"publish-{report.project}", [report.sentence(), report.url, *report.notes])
+    publish_link(f"label-studio-{report.project}", report.url, f"{product} in Label Studio")
     name = "PublishedInPart" if report.refused else "Published"
     return Completed(name=name, message=report.sentence(), data=report)
 
@@ -53,5 +54,6 @@ def publish_fiftyone_flow(product: str, workspace: str, run: str | None = None) 
     """
     report = push_fiftyone(product, run, workspace)
     publish_lines("publish-fiftyone", [report.sentence(), *report.notes])
+    link_fiftyone(product, workspace)
     name = "PublishedInPart" if report.refused else "Published"
     return Completed(name=name, message=report.sentence(), data=report)

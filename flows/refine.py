@@ -72,7 +72,7 @@ def refine_flow(request: RefineRequest, workspace: str, collect: bool = False, p
     report = report_refinement(as_is(refinement), workspace)
     conclude_refinement(as_is(refinement), reviews, workspace)
     said = lines(refinement)
-    publish_lines(Path(report).parent.name.lower().replace("_", "-"), [*said, report])
+    publish_lines(Path(report).parent.name, [*said, report])
     refined = Refined(refinement, report)
     if refinement.outcome == "promoted" and publish:
         refined = _published(refined, workspace)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
@@ -133,6 +134,16 @@ def uri_of(settings: Settings) -> str:
         ways = "`saa services up fiftyone` starts it; SAA_FIFTYONE_URI names a mongod of yours"
         raise ServiceError(NAME, f"the mongod of this workspace does not run; {ways}")
     return uri
+
+
+def dataset_url(settings: Settings, product: str) -> str | None:
+    """The page of a product's data set; None if the workspace's App does not run.
+
+    Raises:
+        ServiceError: As `running`.
+    """
+    url = running(settings).url
+    return None if url is None else f"{url}/datasets/{quote(product, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
