@@ -50,7 +50,8 @@ def workers(folder: Path) -> None:
             cpu[each.pid] = max(cpu[each.pid], times.user + times.system)
         walls[count] = time.monotonic() - started
         load = os.getloadavg()[0]
-        print(f"{count} workers: {walls[count]:.1f} s, {sum(cpu.values()):.1f} CPU s, load {load:.1f}", flush=True)
+        each = " ".join(f"{seconds:.0f}" for seconds in sorted(cpu.values(), reverse=True) if seconds >= 1)
+        print(f"{count} workers: {walls[count]:.1f} s, load {load:.1f}, CPU s of each process: {each}", flush=True)
     print(f"one worker / two: {walls[1] / walls[2]:.2f} x")
 
 
