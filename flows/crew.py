@@ -1,4 +1,4 @@
-"""A crew of workers takes the images of a run in batches. One that dies costs a batch, and what kills it is found.
+"""A crew of workers takes the images of a run in batches. One that dies costs what it was at; what kills it is found.
 
 Batches are cut while a step goes on, so large that orchestration is a fiftieth of their work. It does not matter to
 results which images share one: what batches compute is stored by image, and so is what was done when a worker died.

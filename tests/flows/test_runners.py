@@ -75,7 +75,7 @@ def test_an_image_that_kills_its_workers_is_found_and_the_rest_is_as_without_it(
 
 
 @pytest.mark.parametrize("runner", ["process", DASK, RAY])
-def test_a_killed_worker_costs_a_batch_at_most(
+def test_a_killed_worker_costs_what_was_in_flight(
     photographs: Photographs, tmp_path: Path, deadly_store: Store, runner: RunnerName
 ) -> None:
     folder, store = photographs(8), deadly_store(0.3)
@@ -84,8 +84,10 @@ def test_a_killed_worker_costs_a_batch_at_most(
     summary = label(store.url(folder), tmp_path / runner, runner)
     killer.join()
     assert (summary.images.labelled, summary.images.quarantined) == (8, 0)
-    # Looking at the features and proposing regions each read an image once.
-    assert 0 < sum(store.times().values()) - 2 * 8 <= BATCH
+    # Looking at the features and proposing regions each read an image once. A pool of processes ends with any of them,
+    # so each of its two loses what it was at; elsewhere the others go on.
+    in_flight = BATCH * (2 if runner == "process" else 1)
+    assert 0 < sum(store.times().values()) - 2 * 8 <= in_flight
     assert summary.model_calls <= 8 * 3
 
 
