@@ -135,9 +135,10 @@ class BlobStore:
             StoreError: The store cannot be listed.
         """
         try:
+            self._files.invalidate_cache(self._root)
             found = self._files.find(self._root, detail=True) if self._files.exists(self._root) else {}
-        except OSError as error:
-            raise StoreError(self._name, f"cannot be listed: {error.strerror or error}") from error
+        except Exception as error:
+            raise StoreError(self._name, f"cannot be listed: {getattr(error, 'strerror', None) or error}") from error
         for path, about in sorted(found.items()):
             kind, folder, key = path.split("/")[-3:]
             if _LEFT.fullmatch(key) or (_NAME.fullmatch(key) and folder == key[:2]):
@@ -154,9 +155,8 @@ class BlobStore:
                 self._files.rm_file(file.path)
             except FileNotFoundError:
                 continue
-            except OSError as error:
-                reason = f"cannot be deleted: {error.strerror or error}"
-                raise StoreError(f"{self._name} ({file.kind}/{file.key})", reason) from error
+            except Exception as error:
+                raise self._unusable(file.kind, file.key, error) from error
 
     def _path(self, kind: str, key: str) -> str:
         for part in (kind, key):

@@ -92,22 +92,19 @@ def status_of(settings: Settings) -> WorkspaceStatus:
 
 def _product(catalog: Catalog, settings: Settings, latest: RunRecord) -> ProductStatus:
     product, champion = latest.product, catalog.champion(latest.product)
-    by_run = catalog.keys_by_run(product)
-    images = {key for keys in by_run.values() for key in keys}
-    decided = {key for run in catalog.runs(product) if champion and run.bundle == champion.id for key in by_run[run.id]}
-    sent = catalog.sent(product)
+    images, sent = catalog.count_usable(product), catalog.sent(product)
     to_review = sent.keys() - set(catalog.reviewed(product))
     return ProductStatus(
         product=product,
         champion=champion.id if champion else None,
         run=latest.id,
         finished=latest.finished,
-        images=len(images),
+        images=images,
         sent=len(sent),
         to_review=len(to_review),
         unaided=sum(not sent[key] for key in to_review),
         new_reviews=waiting(catalog, product),
-        outdated=len(images - decided) if champion else 0,
+        outdated=images - catalog.count_usable(product, champion.id) if champion else 0,
         fiftyone_behind=is_behind(catalog, settings.fiftyone_database, product, latest.id),
         notes=_notes(settings, latest),
     )

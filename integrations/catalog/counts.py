@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select, true
 
 from integrations.catalog.models import Run, RunImageRow
 from integrations.catalog.records import RunRecord, RunTotals
@@ -59,3 +59,17 @@ class CountTables(Tables):
         query = select(func.count()).select_from(RunImageRow).where(RunImageRow.run_id == run_id)
         with self._reading() as session:
             return session.scalar(query) or 0
+
+    def count_usable(self, product: str, bundle: str | None = None) -> int:
+        """How many images the finished runs of a product decided, of one bundle or of any, each counted once."""
+        query = (
+            select(func.count(RunImageRow.image_key.distinct()))
+            .join(Run, Run.id == RunImageRow.run_id)
+            .where(Run.product == product, Run.state == "done", RunImageRow.state != "quarantined", _by(bundle))
+        )
+        with self._reading() as session:
+            return session.scalar(query) or 0
+
+
+def _by(bundle: str | None) -> ColumnElement[bool]:
+    return true() if bundle is None else Run.bundle_id == bundle

@@ -1,6 +1,7 @@
 """What every place that blobs are kept in must do. A test class inherits the suite and gives the fixture `store`."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -72,3 +73,17 @@ class BlobStoreContract:
             store.put("a", name, b"")
         with pytest.raises(ValueError, match="no name for a blob"):
             store.get(name, KEY)
+
+    def test_its_files_are_listed_and_deleted(self, store: BlobStore) -> None:
+        assert list(store.files()) == []
+        store.put("a", KEY, b"1")
+        store.put("b", KEY, b"22")
+        found = list(store.files())
+        assert [(each.kind, each.key, each.bytes, each.is_whole) for each in found] == [
+            ("a", KEY, 37, True),
+            ("b", KEY, 38, True),
+        ]
+        assert all(abs(datetime.now(UTC) - each.modified) < timedelta(minutes=10) for each in found)
+        store.remove([found[0], found[0]])
+        assert [each.kind for each in store.files()] == ["b"]
+        assert not store.has("a", KEY)

@@ -2,6 +2,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from integrations.blobs import BlobStore
+from integrations.blobs import BlobFile, BlobStore
 from saa_core.errors import StoreError
 from tests.contracts.blob_store import KEY, BlobStoreContract
 
@@ -131,3 +132,23 @@ def test_writers_of_one_key_do_not_disturb_each_other(tmp_path: Path) -> None:
             future.result()
     assert BlobStore(str(tmp_path)).get("a", KEY) == data
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [KEY]
+
+
+class Stubborn(MemoryFileSystem):  # type: ignore[misc]
+    """Neither lists nor deletes."""
+
+    cachable = False
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def rm_file(self, path: str) -> None:
+        raise RuntimeError("access denied")
+
+
+def test_a_store_that_cannot_be_listed_or_cleaned_says_so() -> None:
+    store = BlobStore("x", Stubborn())
+    with pytest.raises(StoreError, match="cannot be listed: Permission denied"):
+        list(store.files())
+    with pytest.raises(StoreError, match=r"\(a/k\): cannot be used: access denied"):
+        store.remove([BlobFile("a", "k", "x/a/k/k", 1, datetime.now(UTC))])
