@@ -157,4 +157,4 @@ def worthwhile(seconds: float, worth: float) -> int:
         seconds: Of work that an image takes.
         worth: Seconds of work that make a task worth its orchestration.
     """
-    return min(max(math.ceil(worth / seconds) if seconds > 0 else _MOST, _FEWEST), _MOST)
+    return min(max(math.ceil(worth / seconds) if seconds * _MOST > worth else _MOST, _FEWEST), _MOST)

@@ -1,4 +1,4 @@
-"""The service under fire: minutes in every test run, half an hour where somebody has the time."""
+"""The service under fire, for minutes and for half an hour."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def soak(tmp_path: Path, label_studio_template: Home, mongod_program: Path) -> I
     made.saa("services", "down")
 
 
+@pytest.mark.slow
 def test_a_minute_of_kills(soak: Soak) -> None:
     soak.saa("services", "up")
     soak.run(60, arrivals=25, kills=12)

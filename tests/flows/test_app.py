@@ -214,6 +214,7 @@ def test_groups_of_the_sidebar_and_a_saved_view(desk: Desk) -> None:
     assert 0 < len(uncertain) < COUNT
 
 
+@pytest.mark.slow
 def test_another_bundle_stands_beside_the_first(desk: Desk) -> None:
     before = newest_predictions(desk.dataset)
     assert f"on {COUNT} images." in desk.done("relabel", [], bundle="mvtec/bottle", whole_set=True)

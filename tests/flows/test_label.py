@@ -118,6 +118,7 @@ def test_lost_outputs_are_written_again_without_a_model(photographs: Photographs
     assert (settings.runs / first.run / "masks" / "002.png").is_file()
 
 
+@pytest.mark.slow
 def test_lost_candidates_are_made_again(photographs: Photographs, settings: Settings) -> None:
     folder = photographs(4)
     first = label(folder, settings)
@@ -145,6 +146,7 @@ def test_bad_images_are_quarantined_and_the_rest_goes_on(photographs: Photograph
     assert (again.images.reused, again.images.quarantined, again.model_calls) == (5, 3, 0)
 
 
+@pytest.mark.slow
 def test_a_raised_size_limit_lets_images_in(
     photographs: Photographs, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +254,7 @@ def test_killed_at_any_moment_it_goes_on(photographs: Photographs, tmp_path: Pat
             assert path.read_bytes() == (workspace / "runs" / summary["run"] / kind / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_at_once_and_says_how_to_go_on(photographs: Photographs, tmp_path: Path) -> None:
     folder, workspace = photographs(24), tmp_path / "interrupted"
     command = [sys.executable, "-c", "from flows.cli import main; main()", "label", str(folder), "--product", "plate"]

@@ -93,6 +93,7 @@ def test_the_flow_ends_in_a_state_that_says_what_came_of_it(plates: Plates) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_promotes_nothing(plates: Plates, labelled: Labelled) -> None:
     plates.catalog.add_reviews(perfect(labelled.refs))
     (plates.settings.workspace / "refinements").write_text("in the way")

@@ -95,6 +95,7 @@ def test_the_users_server_stays(tmp_path: Path) -> None:
     assert done.stdout.split() == ["http://127.0.0.1:1/api", "False"]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "photos" / "a.png")

@@ -69,6 +69,7 @@ def test_one_product_that_fails_does_not_keep_the_others(
         assert known.products() == ("plate",)
 
 
+@pytest.mark.slow
 def test_the_night_does_all_that_can_be_done_and_nothing_twice(
     watched: Path, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_the_night_does_all_that_can_be_done_and_nothing_twice(
     assert outcomes["relabel"].startswith("nothing new: run ")
 
 
+@pytest.mark.slow
 def test_a_promoted_bundle_labels_again_without_a_model(watched: Path, photographs: Photographs) -> None:
     from flows.unattended import label, relabel
 

@@ -231,6 +231,7 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("champion", [None, A])
 def test_of_processes_that_promote_at_once_one_does(
     catalog: Catalog, catalog_url: str, champion: PromptBundle | None

@@ -85,6 +85,7 @@ def test_seeds_decide(demo, tmp_path):
     assert not set(fingerprints(other).values()) & set(fingerprints(demo).values())
 
 
+@pytest.mark.slow
 def test_second_call_touches_only_what_is_missing_or_damaged(tmp_path):
     demo = make_demo(tmp_path)
     whole = fingerprints(demo)

@@ -152,6 +152,7 @@ def test_what_is_drawn_later_is_what_was_drawn_at_once(
     assert len(first.detector.calls) == calls  # boxes are kept
 
 
+@pytest.mark.slow
 def test_new_phrases_ask_for_themselves_alone(
     tmp_path: Path, detector: GroundingDino, sam: Sam, refs: list[ImageRef]
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_same_evidence_in_any_order_gives_the_same_bundle(
     assert other == found
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_question(judged: Plates, found: Refinement) -> None:
     other = judged.refine(risk=True, seed=1)
     assert (found.seed, other.seed) == (0, 1)
@@ -367,6 +368,7 @@ def own(plates: Plates, refs: list[ImageRef], tmp_path: Path) -> tuple[Plates, l
     return held, held.copied(refs, tmp_path / "photographs")
 
 
+@pytest.mark.slow
 def test_photographs_that_are_gone_are_not_needed(own: tuple[Plates, list[ImageRef]]) -> None:
     held, refs = own
     held.catalog.add_reviews(perfect(refs))
@@ -417,6 +419,7 @@ held.conclude(held.refine(lambda step, done, total: end() if f"{step} {done}" ==
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["gathering evidence 16", "promote"])
 def test_killed_and_started_again_the_result_is_the_same(judged: Plates, found: Refinement, where: str) -> None:
     one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")

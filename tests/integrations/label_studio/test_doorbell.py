@@ -339,7 +339,7 @@ def served(app: Any) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with served(Doorbell(SECRET, lambda product: None)) as port:
+    with served(Doorbell(SECRET, lambda product: None, METRICS)) as port:
         yield port
 
 

@@ -293,6 +293,7 @@ def test_what_is_no_mask_is_counted_and_left(desk: Desk) -> None:
     assert outcomes(desk, "0000.png") == BOTH
 
 
+@pytest.mark.slow
 def test_more_tasks_than_a_page(desk: Desk) -> None:
     desk.photograph(260, regions=1)
     desk.push()

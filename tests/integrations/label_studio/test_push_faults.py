@@ -172,6 +172,7 @@ def test_the_project_is_deleted_between_batches(desk: Desk) -> None:
     assert len(desk.tasks()) == 300
 
 
+@pytest.mark.slow
 def test_the_labels_are_changed_between_batches(desk: Desk) -> None:
     desk.photograph(300, regions=2)
 

@@ -67,7 +67,7 @@ class Place:
         refs = [self.refs[name] for name in found]
         rows = [RunImage.of(ref, "labelled", height=HEIGHT, width=WIDTH) for ref in refs]
         self.catalog.record_images(run, rows)
-        folder = RunFolder(self.settings.runs / run, found)
+        folder = RunFolder(self.settings.runs / run, list(found))
         for ref in refs:
             folder.write(ref, result(ref, *found[ref.names[0]]), (HEIGHT, WIDTH))
         folder.close(refs, {"run": run, "models": MODELS})
