@@ -15,7 +15,11 @@ from integrations.settings import Settings
 from saa_core.errors import StoreError
 from tasks.progress import advance
 
+_T = TypeVar("_T")
+
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from flows.refine import Refined
     from integrations.fiftyone.publish import PublishReport
     from integrations.fiftyone.workspace import Curated
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
     from integrations.label_studio.pull import PullReport
     from integrations.refinery import RefineRequest
 
-_T = TypeVar("_T")
+    Ended = State[State[_T]]
+    """What Prefect's types make of the state of a flow that returns one itself."""
 
 
 def start(request: LabelRequest, settings: Settings) -> RunSummary:
@@ -78,14 +83,12 @@ def publish(
     if webhook is not None:
         check_url(webhook)
 
-    def flow() -> PushReport:
+    def flow(folder: str) -> Ended[PushReport]:
         from flows.publish import publish_flow
 
-        folder = str(workspace.absolute())
-        pushed = result_of(lambda: publish_flow(product, folder, run, webhook, tuple(only), return_state=True))
-        return cast("PushReport", pushed)
+        return publish_flow(product, folder, run, webhook, tuple(only), return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def collect(product: str, workspace: Path) -> PullReport:
@@ -94,13 +97,12 @@ def collect(product: str, workspace: Path) -> PullReport:
 
     connection(settings_of(workspace))
 
-    def flow() -> PullReport:
+    def flow(folder: str) -> Ended[PullReport]:
         from flows.collect import collect_flow
 
-        folder = str(workspace.absolute())
-        return cast("PullReport", result_of(lambda: collect_flow(product, folder, return_state=True)))
+        return collect_flow(product, folder, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, publish: bool = False) -> Refined:
@@ -121,13 +123,12 @@ def refine(request: RefineRequest, workspace: Path, *, collect: bool = False, pu
     if collect or publish:
         connection(settings)
 
-    def flow() -> Refined:
+    def flow(folder: str) -> Ended[Refined]:
         from flows.refine import refine_flow
 
-        folder = str(workspace.absolute())
-        return cast("Refined", result_of(lambda: refine_flow(request, folder, collect, publish, return_state=True)))
+        return refine_flow(request, folder, collect, publish, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def plan_publish(product: str, workspace: Path, run: str | None = None, only: Sequence[str] = ()) -> PushReport:
@@ -148,39 +149,36 @@ def publish_fiftyone(product: str, workspace: Path, run: str | None = None) -> P
     """Bring a run and all reviews into FiftyOne by the `publish-fiftyone` flow; errors as in `publish`."""
     _check_fiftyone(product, workspace, run)
 
-    def flow() -> PublishReport:
+    def flow(folder: str) -> Ended[PublishReport]:
         from flows.publish import publish_fiftyone_flow
 
-        folder = str(workspace.absolute())
-        return cast("PublishReport", result_of(lambda: publish_fiftyone_flow(product, folder, run, return_state=True)))
+        return publish_fiftyone_flow(product, folder, run, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def collect_fiftyone(product: str, workspace: Path) -> Intake:
     """Pull what was said in FiftyOne's App by the `collect-fiftyone` flow; errors as in `publish`."""
     _check_fiftyone(product, workspace, None)
 
-    def flow() -> Intake:
+    def flow(folder: str) -> Ended[Intake]:
         from flows.collect import collect_fiftyone_flow
 
-        folder = str(workspace.absolute())
-        return cast("Intake", result_of(lambda: collect_fiftyone_flow(product, folder, return_state=True)))
+        return collect_fiftyone_flow(product, folder, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def curate(product: str, workspace: Path, run: str | None = None) -> Curated:
     """Curate a product in FiftyOne by the `curate` flow, see `flows.curate`; errors as in `publish`."""
     _check_fiftyone(product, workspace, run)
 
-    def flow() -> Curated:
+    def flow(folder: str) -> Ended[Curated]:
         from flows.curate import curate_flow
 
-        folder = str(workspace.absolute())
-        return cast("Curated", result_of(lambda: curate_flow(product, folder, run, return_state=True)))
+        return curate_flow(product, folder, run, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def _check_fiftyone(product: str, workspace: Path, run: str | None) -> None:
@@ -198,13 +196,12 @@ def collect_masks(folder: Path, product: str, workspace: Path) -> Intake:
     """Take reviews from mask files by the `collect-masks` flow, see `flows.collect`; errors as in `publish`."""
     settings_of(workspace)
 
-    def flow() -> Intake:
+    def flow(kept: str) -> Ended[Intake]:
         from flows.collect import collect_masks_flow
 
-        place, kept = str(folder.absolute()), str(workspace.absolute())
-        return cast("Intake", result_of(lambda: collect_masks_flow(place, product, kept, return_state=True)))
+        return collect_masks_flow(str(folder.absolute()), product, kept, return_state=True)
 
-    return _beside_prefect(workspace, flow)
+    return _run(workspace, flow)
 
 
 def settings_of(workspace: Path | None) -> Settings:
@@ -218,6 +215,12 @@ def settings_of(workspace: Path | None) -> Settings:
         advice = "`saa label IMAGES --product P` makes one, --workspace names another"
         raise StoreError(str(settings.workspace), f"is no workspace yet; {advice}")
     return settings
+
+
+def _run(workspace: Path, flow: Callable[[str], Ended[_T]]) -> _T:
+    """Run a flow in this process; it gets the workspace's folder, and is imported when Prefect's environment is set."""
+    folder = str(workspace.absolute())
+    return _beside_prefect(workspace, lambda: cast(_T, result_of(lambda: flow(folder))))
 
 
 def _beside_prefect(workspace: Path, run: Callable[[], _T]) -> _T:

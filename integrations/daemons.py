@@ -22,6 +22,7 @@ import psutil
 
 from integrations.environments import held, is_held
 from integrations.files import write_atomic
+from integrations.launching import log_of
 from saa_core.errors import ServiceError
 
 _SECONDS_TO_STOP = 10.0
@@ -63,7 +64,7 @@ class Place:
     @property
     def log(self) -> Path:
         """What the server printed since its last start."""
-        return self.folder / "server.log"
+        return log_of(self.folder)
 
     def url(self, port: int) -> str:
         """Where a server on this port answers."""

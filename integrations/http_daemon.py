@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import httpx
 
 from integrations.daemons import Place, Program, listens
-from integrations.files import cannot_write
-from saa_core.errors import ServiceError
+from integrations.launching import silent, spawn, wait_until
 
 _PATIENCE = 180.0
 """Seconds that a start may take, on a machine that does much else."""
@@ -50,25 +48,11 @@ class HttpDaemon:
         Raises:
             StoreError: Its folder cannot be written.
         """
-        folder = self.place.folder
         ours = {name: value.replace("{port}", str(port)) for name, value in self.variables.items()}
         # -P: no file beside the user is taken for a module.
         command = [str(program.path), "-P", "-m", self.module]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            with self.place.log.open("wb") as log:
-                return subprocess.Popen(
-                    [*command, *(word.replace("{port}", str(port)) for word in self.arguments)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | ours,
-                    pass_fds=inherited,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise cannot_write(str(folder), error) from error
+        command += [word.replace("{port}", str(port)) for word in self.arguments]
+        return spawn(command, self.place.folder, os.environ | ours, inherited=inherited)
 
     def wait(self, port: int, pid: int, alive: Callable[[], bool]) -> None:
         """Wait until it answers.
@@ -76,15 +60,7 @@ class HttpDaemon:
         Raises:
             ServiceError: It ended, or took too long.
         """
-        url, end = self.place.url(port), time.monotonic() + _PATIENCE
-        while alive():
-            if self.answers(port, pid):
-                return
-            if time.monotonic() > end:
-                raise ServiceError(url, f"it did not answer for {_PATIENCE:.0f} s; see {self.place.log}")
-            time.sleep(0.1)
-        said = self.place.log.read_text("utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
-        raise ServiceError(url, f"it ended while it started: {said[-1][:200]} (see {self.place.log})")
+        wait_until(lambda: self.answers(port, pid), alive, self.place.folder, self.place.url(port), _PATIENCE)
 
     def answers(self, port: int, pid: int) -> bool:
         """Whether this process, and no other, answers there."""
@@ -103,5 +79,4 @@ class HttpDaemon:
             ServiceError: Nothing of its answers.
         """
         if not self.answers(port, pid):
-            reason = f"our server runs (pid {pid}) but does not answer; it may be starting, see {self.place.log}"
-            raise ServiceError(self.place.url(port), reason)
+            raise silent(self.place.url(port), pid, self.place.folder)

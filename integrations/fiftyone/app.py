@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import httpx
 
 from integrations.daemons import Program, listens
-from integrations.files import cannot_write
-from saa_core.errors import ServiceError
+from integrations.launching import spawn, wait_until
 
 _PATIENCE = 180.0
 """Seconds that a start may take, on a machine that does much else."""
@@ -44,21 +42,7 @@ def launch(
     ours = {name: value for name, value in os.environ.items() if not name.startswith("FIFTYONE_")}
     # -P: no file beside the user is taken for a module. Never --clean_start, which deletes every data set.
     command = [sys.executable, "-P", "-m", "fiftyone.server.main", "--address", "127.0.0.1", "--port", str(port)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        with log_of(folder).open("wb") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=ours | dict(variables),
-                pass_fds=inherited,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise cannot_write(str(folder), error) from error
+    return spawn(command, folder, ours | dict(variables), inherited=inherited)
 
 
 def wait(folder: Path, port: int, pid: int, alive: Callable[[], bool]) -> None:
@@ -73,15 +57,8 @@ def wait(folder: Path, port: int, pid: int, alive: Callable[[], bool]) -> None:
     Raises:
         ServiceError: It ended, or took too long.
     """
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + _PATIENCE
-    while alive():
-        if answers(port, pid):
-            return
-        if time.monotonic() > end:
-            raise ServiceError(url, f"the App did not answer for {_PATIENCE:.0f} s; see {log_of(folder)}")
-        time.sleep(0.1)
-    said = log_of(folder).read_text("utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
-    raise ServiceError(url, f"the App ended while it started: {said[-1][:200]} (see {log_of(folder)})")
+    address = f"http://127.0.0.1:{port}"
+    wait_until(lambda: answers(port, pid), alive, folder, address, _PATIENCE, who="the App")
 
 
 def answers(port: int, pid: int) -> bool:
@@ -94,8 +71,3 @@ def answers(port: int, pid: int) -> bool:
         return answer.is_success and "version" in answer.json()
     except (httpx.TransportError, ValueError):
         return False
-
-
-def log_of(folder: Path) -> Path:
-    """What the server of this folder printed since its last start."""
-    return folder / "server.log"

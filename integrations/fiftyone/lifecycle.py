@@ -15,6 +15,7 @@ from integrations.daemons import Daemon, Place, Program
 from integrations.environments import Progress
 from integrations.fiftyone import app, mongod
 from integrations.fiftyone.environment import check_answers, variables
+from integrations.launching import silent
 from integrations.settings import Settings
 from saa_core.errors import ServiceError
 
@@ -57,9 +58,9 @@ class Running:
             ServiceError: One of them does not answer.
         """
         if self.mongod is not None and not daemons.listens(self.mongod.pid, self.mongod.port):
-            raise _silent(str(self.uri), self.mongod, mongod.log_of(self.folder / "mongod"))
+            raise silent(str(self.uri), self.mongod.pid, self.folder / "mongod")
         if self.app is not None and not app.answers(self.app.port, self.app.pid):
-            raise _silent(str(self.url), self.app, app.log_of(self.folder / "app"))
+            raise silent(str(self.url), self.app.pid, self.folder / "app")
 
 
 def folder_in(workspace: Path) -> Path:
@@ -199,8 +200,3 @@ def _check_database(url: str, found: Daemon, wanted: Mapping[str, str]) -> None:
     has = psutil.Process(found.pid).environ()
     if any(has.get(name) != wanted[name] for name in _DATABASE):
         raise ServiceError(url, f"the App runs on another database; `saa services down {NAME}` first")
-
-
-def _silent(address: str, found: Daemon, log: Path) -> ServiceError:
-    reason = f"our server runs (pid {found.pid}) but does not answer; it may be starting, see {log}"
-    return ServiceError(address, reason)

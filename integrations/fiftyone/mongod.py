@@ -9,13 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from integrations import environments
 from integrations.daemons import Program, listens
 from integrations.files import cannot_write
+from integrations.launching import spawn, wait_until
 from integrations.settings import Settings
 from saa_core.errors import ServiceError, StoreError
 
@@ -93,20 +93,10 @@ def launch(program: Path, folder: Path, port: int, inherited: Sequence[int] = ()
     where = ["--dbpath", str(data), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
     try:
         data.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        with log_of(folder).open("wb") as log:
-            return subprocess.Popen(
-                [str(program), *where, *_FRUGAL],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={"PATH": os.defpath, "LC_ALL": "C"},  # a locale that the machine lacks would end it
-                cwd=folder,
-                pass_fds=inherited,
-                start_new_session=True,
-            )
     except OSError as error:
         raise cannot_write(str(folder), error) from error
+    environment = {"PATH": os.defpath, "LC_ALL": "C"}  # a locale that the machine lacks would end it
+    return spawn([str(program), *where, *_FRUGAL], folder, environment, inherited=inherited, cwd=folder)
 
 
 def wait(folder: Path, port: int, pid: int, alive: Callable[[], bool]) -> None:
@@ -121,20 +111,8 @@ def wait(folder: Path, port: int, pid: int, alive: Callable[[], bool]) -> None:
     Raises:
         ServiceError: It ended, or took too long.
     """
-    end = time.monotonic() + _PATIENCE
-    while alive():
-        if listens(pid, port):
-            return
-        if time.monotonic() > end:
-            reason = f"it did not answer for {_PATIENCE:.0f} s; see {log_of(folder)}"
-            raise ServiceError(f"mongod on port {port}", reason)
-        time.sleep(0.05)
-    raise ServiceError(f"mongod on port {port}", f"it ended while it started: {_complaint(folder)}")
-
-
-def log_of(folder: Path) -> Path:
-    """What the mongod of this folder printed since its last start."""
-    return folder / "server.log"
+    address = f"mongod on port {port}"
+    wait_until(lambda: listens(pid, port), alive, folder, address, _PATIENCE, complaint=_complaint)
 
 
 def _places(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -187,12 +165,11 @@ def _elsewhere() -> str:
     return f"install MongoDB {_OLDEST}.0 or newer and set SAA_MONGOD=/path/to/mongod, or SAA_FIFTYONE_URI"
 
 
-def _complaint(folder: Path) -> str:
+def _complaint(text: str) -> str:
     """Why it ended, in its own words."""
-    text = log_of(folder).read_text("utf-8", errors="replace")
     errors = [line for line in text.splitlines() if '"s":"E"' in line]
     told = re.findall(r'"(?:error|errmsg|msg)":"([^"]*)"', errors[-1] if errors else "")
-    return f"{told[-1] if told else _last_line(text)} (see {log_of(folder)})"
+    return told[-1] if told else _last_line(text)
 
 
 def _last_line(text: str) -> str:

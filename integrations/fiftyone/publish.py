@@ -112,6 +112,11 @@ def bundles_in(dataset: Any) -> dict[BundleFields, str]:
     return {BundleFields(each["key"]): each["run"] for each in notes_of(dataset)["bundles"]}
 
 
+def newest_in(dataset: Any) -> BundleFields | None:
+    """The bundle that was published last: whose regions people judge; None if the data set holds none."""
+    return next(reversed(bundles_in(dataset)), None)
+
+
 def _samples(
     fiftyone: Any, dataset: Any, run: FinishedRun, media: Media, report: PublishReport, advance: Advance
 ) -> None:

@@ -18,7 +18,7 @@ import cv2
 from integrations.catalog import Catalog
 from integrations.fiftyone.columns import database_errors
 from integrations.fiftyone.media import whole_mask
-from integrations.fiftyone.publish import bundles_in
+from integrations.fiftyone.publish import newest_in
 from integrations.fiftyone.reviews import FIELD, edited
 from integrations.finished_run import FinishedRun
 from integrations.intake import Intake
@@ -78,10 +78,13 @@ def pull(dataset: Any, catalog: Catalog, runs: Callable[[str], FinishedRun], mom
         StoreError: A run's files are gone, or the catalog cannot be written.
     """
     source, intake = f"fiftyone {dataset.name}", Intake()
-    shown = _shown(dataset, runs)
+    newest = newest_in(dataset)
+    if newest is None:
+        return intake
+    shown = _shown(dataset, newest.predictions, runs)
     names = dict(zip(*dataset.values(["key", "name"]), strict=True))
     changed = dict(_edited(dataset, shown, names, intake))
-    said = dict(_tagged(dataset, shown, names, intake)) | changed
+    said = dict(_tagged(dataset, newest.predictions, shown, names, intake)) | changed
     known = _newest(catalog, dataset.name, source)
     new = [
         review
@@ -95,12 +98,9 @@ def pull(dataset: Any, catalog: Catalog, runs: Callable[[str], FinishedRun], mom
     return intake
 
 
-def _shown(dataset: Any, runs: Callable[[str], FinishedRun]) -> dict[str, Shown]:
-    """What the newest bundle shows on each image, by key."""
+def _shown(dataset: Any, field: str, runs: Callable[[str], FinishedRun]) -> dict[str, Shown]:
+    """What a predictions field shows on each image, by key."""
     found: dict[str, Shown] = {}
-    if not bundles_in(dataset):
-        return found
-    field = list(bundles_in(dataset))[-1].predictions
     with database_errors():
         held = dict(zip(*dataset.values(["key", f"{field}.run"]), strict=True))
     for run in sorted({run for run in held.values() if run}):
@@ -114,12 +114,9 @@ def _shown(dataset: Any, runs: Callable[[str], FinishedRun]) -> dict[str, Shown]
 
 
 def _tagged(
-    dataset: Any, shown: Mapping[str, Shown], names: Mapping[str, str], intake: Intake
+    dataset: Any, field: str, shown: Mapping[str, Shown], names: Mapping[str, str], intake: Intake
 ) -> Iterator[tuple[str, _Said]]:
     """What tags say of each image that is tagged."""
-    if not shown:
-        return
-    field = list(bundles_in(dataset))[-1].predictions
     paths = ["key", "tags", f"{field}.detections.region", f"{field}.detections.tags"]
     with database_errors():
         rows = list(zip(*dataset.values(paths), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from integrations.fiftyone.columns import database_errors
-from integrations.fiftyone.publish import bundles_in
+from integrations.fiftyone.publish import newest_in
 from integrations.fiftyone.pull import ACCEPTED, GOOD, REJECTED
 from integrations.fiftyone.schema import OURS
 from saa_core.errors import ServiceError
@@ -20,10 +20,10 @@ def newest_predictions(dataset: Any) -> str:
     """
     if OURS not in dataset.info:
         raise ServiceError(dataset.name, "saa did not make this data set")
-    bundles = list(bundles_in(dataset))
-    if not bundles:
+    newest = newest_in(dataset)
+    if newest is None:
         raise ServiceError(dataset.name, f"holds no run; `saa push fiftyone --product {dataset.name}` brings one")
-    return bundles[-1].predictions
+    return newest.predictions
 
 
 def accept(dataset: Any, regions: Sequence[str]) -> int:

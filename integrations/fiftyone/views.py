@@ -76,7 +76,7 @@ def _views(dataset: Any, current: BundleFields, before: BundleFields | None) -> 
         ),
         "blind slice": (
             "Experts got these without masks, on purpose: what they find there no mask has influenced",
-            dataset.match(F("blind") == True),  # noqa: E712
+            dataset.match(F("blind") == True),  # noqa: E712 - an expression that mongod evaluates
         ),
     }
     return views | (_comparison(dataset, current, before) if before else {})

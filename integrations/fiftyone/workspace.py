@@ -75,7 +75,9 @@ def publish(settings: Settings, product: str, run: str | None, describe: Describ
         SaaError: No mongod, no such run, a file cannot be written.
     """
     with _writing(settings) as fiftyone, Catalog(settings.catalog_url) as catalog:
-        return _publish(fiftyone, settings, catalog, product, run, describe, advance)
+        dataset, report = _publish(fiftyone, settings, catalog, product, run, describe, advance)
+        report.count("views", _show(fiftyone, dataset))
+        return report
 
 
 def pull_product(settings: Settings, product: str) -> Intake:
@@ -85,16 +87,18 @@ def pull_product(settings: Settings, product: str) -> Intake:
         SaaError: No mongod, nothing was published there, or as `pull`.
     """
     with _writing(settings) as fiftyone, Catalog(settings.catalog_url) as catalog:
-        return _pull(fiftyone, settings, catalog, product)
+        dataset = find_dataset(fiftyone, product)
+        if dataset is None:
+            raise ServiceError(product, f"is not in FiftyOne; `saa push fiftyone --product {product}` comes first")
+        return _pull(fiftyone, dataset, settings, catalog)
 
 
 def curate(settings: Settings, product: str, run: str | None, describe: Describe, advance: Advance) -> Curated:
     """Pull, publish, evaluate every bundle, compare images, save the views; arguments and errors as for `publish`."""
     with _writing(settings) as fiftyone, Catalog(settings.catalog_url) as catalog:
-        dataset = find_dataset(fiftyone, product)
-        intake = _pull(fiftyone, settings, catalog, product) if dataset is not None else Intake()
-        report = _publish(fiftyone, settings, catalog, product, run, describe, advance)
-        dataset = make_dataset(fiftyone, product)
+        found = find_dataset(fiftyone, product)
+        intake = Intake() if found is None else _pull(fiftyone, found, settings, catalog)
+        dataset, report = _publish(fiftyone, settings, catalog, product, run, describe, advance)
         compare_bundles(dataset, settings, catalog, report)
         advance("comparing", 1, 3)
         evaluate_regions(dataset, report)
@@ -102,9 +106,9 @@ def curate(settings: Settings, product: str, run: str | None, describe: Describe
         compare_images(dataset, report)
         advance("comparing", 3, 3)
         report.count("views", _show(fiftyone, dataset))
-        found = {fields.key: regions_found(dataset, fields) for fields in bundles_in(dataset)}
+        regions = {fields.key: regions_found(dataset, fields) for fields in bundles_in(dataset)}
         views = {name: len(dataset.load_saved_view(name)) for name in dataset.list_saved_views()}
-        return Curated(intake, report, {key: counts for key, counts in found.items() if counts}, views)
+        return Curated(intake, report, {key: counts for key, counts in regions.items() if counts}, views)
 
 
 def _publish(
@@ -115,22 +119,19 @@ def _publish(
     run: str | None,
     describe: Describe,
     advance: Advance,
-) -> PublishReport:
-    finished, media = finished_run(settings, catalog, run_of(catalog, product, run)), Media(_folder(settings) / "media")
+) -> tuple[Any, PublishReport]:
+    finished, media = finished_run(settings, catalog, run_of(catalog, product, run)), _media(settings)
     dataset, reviews = make_dataset(fiftyone, product), catalog.count_reviews(product)
     report = publish_run(fiftyone, dataset, finished, finished.descriptors(describe), media, advance)
     publish_reviews(fiftyone, dataset, catalog, media, report)
-    report.count("views", _show(fiftyone, dataset))
     note_shown(catalog, settings.fiftyone_database, product, finished.record.id, reviews)
-    return report
+    return dataset, report
 
 
-def _pull(fiftyone: Any, settings: Settings, catalog: Catalog, product: str) -> Intake:
-    dataset = find_dataset(fiftyone, product)
-    if dataset is None:
-        raise ServiceError(product, f"is not in FiftyOne; `saa push fiftyone --product {product}` comes first")
+def _pull(fiftyone: Any, dataset: Any, settings: Settings, catalog: Catalog) -> Intake:
     intake = pull(dataset, catalog, lambda run: finished_run(settings, catalog, catalog.run(run)), now())
-    publish_reviews(fiftyone, dataset, catalog, Media(_folder(settings) / "media"), PublishReport(product, ""))
+    # At once, whatever comes next: regions that were edited are empty until then.
+    publish_reviews(fiftyone, dataset, catalog, _media(settings), PublishReport(dataset.name, ""))
     return intake
 
 
@@ -149,6 +150,10 @@ def _writing(settings: Settings) -> Iterator[Any]:
     # Two that add what is missing would add it twice; the lock ends with its process, however that ends.
     with held(folder / "writer.lock"):
         yield connect(uri, settings.fiftyone_database, folder)
+
+
+def _media(settings: Settings) -> Media:
+    return Media(_folder(settings) / "media")
 
 
 def _folder(settings: Settings) -> Path:

@@ -14,6 +14,7 @@ from integrations.daemons import Daemon, Place, Program
 from integrations.environments import Progress
 from integrations.label_studio import server
 from integrations.label_studio.server import Home, url_of
+from integrations.launching import silent
 from saa_core.errors import ServiceError
 
 NAME = "label-studio"
@@ -48,10 +49,7 @@ class Running:
         """
         accepted = server.accepts(self.url, self.token)
         if accepted is None:
-            raise ServiceError(
-                self.url,
-                f"our server runs (pid {self.pid}) but does not answer; it may be starting, see {self.home.log}",
-            )
+            raise silent(self.url, self.pid, self.home.folder)
         if not accepted:
             raise ServiceError(self.url, f"what answers there refuses the token in {self.home.token_file}")
 

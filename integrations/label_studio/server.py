@@ -8,10 +8,10 @@ import os
 import secrets
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from integrations import environments
 from integrations.files import cannot_write
+from integrations.launching import last_line, log_of, printed, spawn, wait_until
 from integrations.secrets import secret
 from saa_core.errors import ServiceError, StoreError
 
@@ -52,7 +53,7 @@ class Home:
     @property
     def log(self) -> Path:
         """What the server printed since its last start."""
-        return self.folder / "server.log"
+        return log_of(self.folder)
 
     @property
     def token_file(self) -> Path:
@@ -156,19 +157,9 @@ def launch(
             folder.mkdir(parents=True, exist_ok=True)
         home.folder.chmod(0o700)  # its database holds the token as well, and reads like any file
         _make_known(home, new_password)
-        with home.log.open("wb") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                cwd=home.folder,
-                pass_fds=inherited,
-                start_new_session=True,
-            )
     except OSError as error:
         raise cannot_write(str(home.folder), error) from error
+    return spawn(command, home.folder, variables, inherited=inherited, cwd=home.folder)
 
 
 def _make_known(home: Home, new_password: bool) -> None:
@@ -226,29 +217,24 @@ def wait(home: Home, port: int, alive: Callable[[], bool]) -> None:
     Raises:
         ServiceError: It ended, another program has its port, or it took too long.
     """
-    url, token, end = url_of(port), home.token(), time.monotonic() + _PATIENCE
-    while alive():
+    url, token = url_of(port), home.token()
+
+    def answers() -> bool:
         accepted = accepts(url, token)
-        if accepted:
-            return
-        if accepted is False or "is in use" in _log(home):
+        if accepted is False or (accepted is None and "is in use" in printed(home.folder)):
             raise ServiceError(
                 url,
                 f"what answers there refuses the token in {home.token_file}: another program has the port (--port "
                 "names another), or legacy tokens were switched off under Organization > API Tokens Settings",
             )
-        if time.monotonic() > end:
-            raise ServiceError(url, f"the server did not answer for {_PATIENCE:.0f} s; see {home.log}")
-        time.sleep(0.1)
-    raise ServiceError(url, f"the server ended while it started: {_last_line(home)} (see {home.log})")
+        return bool(accepted)
+
+    wait_until(answers, alive, home.folder, url, _PATIENCE, who="the server", complaint=partial(_complaint, home))
 
 
-def _log(home: Home) -> str:
-    return home.log.read_text("utf-8", errors="replace")
-
-
-def _last_line(home: Home) -> str:
-    last = next(reversed(_log(home).strip().splitlines()), "it printed nothing")[:200]
+def _complaint(home: Home, text: str) -> str:
+    """The last thing that it printed, without its secrets."""
+    last = last_line(text)
     for hidden in (home.token(), home.password()):
         last = last.replace(hidden.get_secret_value(), "***")
     return last
