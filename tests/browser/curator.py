@@ -6,11 +6,11 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from tests.browser.expert import find_browser
 
@@ -65,8 +65,13 @@ class Curator:
         self.page.keyboard.press("Backquote")
         self.page.get_by_placeholder("Search operations").fill(name)
         self.page.get_by_text(name, exact=True).click()
-        self.page.get_by_text(plan).wait_for()
-        self.page.get_by_role("button", name="Execute").click()
+        told = self.page.get_by_text(plan)
+        told.wait_for()
+        # The form is drawn anew while the server looks at it, and a click on the old one is lost.
+        while told.is_visible():
+            self.page.get_by_role("button", name="Execute").click()
+            with suppress(TimeoutError):
+                told.wait_for(state="hidden", timeout=5_000)
 
     def _tiles(self) -> Locator:
         return self.page.locator('[data-cy="looker"]')
