@@ -65,6 +65,11 @@ def measured(call: Callable[[], Any]) -> Measured:
     return seconds, int(peak.split()[1]) / 1024, given
 
 
+def shortest(call: Callable[[], Any]) -> Measured:
+    """The shortest of four, since other guests of the same hardware slow down any of them."""
+    return min((measured(call) for _ in range(4)), key=lambda one: one[0])
+
+
 def matrix_rate() -> float:
     """Floating-point operations a second of a large product in float32, as the fast paths compute it."""
     weight = torch.ops.mkldnn._reorder_linear_weight(torch.randn(4096, 4096))
@@ -136,7 +141,10 @@ class Plain:
         return resize(found, self.image.shape[:2])
 
     def decide(self, boxes: Boxes, scores: Any, objects: Boxes) -> Any:
-        """Everything after the detector."""
+        """Everything after the detector; boxes as large as the object go before SAM sees them."""
+        areas, largest = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, objects))
+        fits = areas < BUNDLE.property.area_max * largest.max()
+        boxes, scores = boxes[fits], scores[fits]
         self.embed()
         self.draw(objects)
         drawn, salient = self.draw(boxes), self.saliency()
@@ -237,7 +245,7 @@ def compare(plain: Plain, image: RGB, network: Any, sams: list[Any], cnn: Any, w
     scores = np.geomspace(0.6, 0.1, BOXES).astype(np.float32)
     one, embed_work = operations(lambda: plain.detect(CAPTIONS[:1])), operations(plain.embed)
     eq5 = operations(plain.saliency)
-    alone, detect, embed = measured(lambda: plain.detect(CAPTIONS[:1])), measured(plain.detect), measured(plain.embed)
+    alone, detect, embed = measured(lambda: plain.detect(CAPTIONS[:1])), measured(plain.detect), shortest(plain.embed)
     draw = measured(lambda: (plain.draw(objects), plain.draw(boxes)))
     salient, rest = measured(plain.saliency), measured(lambda: plain.decide(boxes, scores, objects))
     everything = detect[0] + rest[0], max(detect[1], rest[1]), rest[2]
@@ -255,11 +263,11 @@ def compare(plain: Plain, image: RGB, network: Any, sams: list[Any], cnn: Any, w
     row("detector, 5 + object, separate", detect, measured(lambda: ask(separate, image, BUNDLE.query)), 6 * one, rate)
     row("detector, 5 + object, joint", detect, measured(lambda: ask(joint, image, BUNDLE.query)), 2 * one, rate)
     sam.embed(image)
-    mine = measured(lambda: sam.embed(image))
+    mine = shortest(lambda: sam.embed(image))
     row(f"SAM {size}, encoder", embed, mine, embed_work, rate)
     fast = Sam(sams[1], "0" * 64, size, Compute(runtime="openvino", cache=words))
     fast.embed(image)
-    quick = measured(lambda: fast.embed(image))
+    quick = shortest(lambda: fast.embed(image))
     row(f"SAM {size}, encoder by OpenVINO", embed, quick, embed_work, rate)
     truth = plain.predictor.features[0].numpy()
     for name, found in (("torch", mine), ("OpenVINO", quick)):
@@ -271,9 +279,10 @@ def compare(plain: Plain, image: RGB, network: Any, sams: list[Any], cnn: Any, w
     lazily = measured(lambda: ours(replace(made, inner=None), sam, extractor, image, held))
     row(f"decoder, {BOXES} boxes, {OBJECT_BOXES} objects, K = 5 (ours: with Eq. 5)", draw, lazily)
     drawn = BOXES - int(lazily[2][1].pending.sum())
+    apart = np.abs(everything[2] - lazily[2][0])
     print(
-        f"    ours makes {drawn} masks; the maps of both orders differ by "
-        f"{np.abs(everything[2] - lazily[2][0]).max():.1e} at most"
+        f"    ours makes {drawn} masks; the maps of both orders differ by more than 1e-4 at "
+        f"{(apart > 1e-4).mean():.2%} of the pixels"
     )
     whole = measured(lambda: ours(made, sam, extractor, image))
     row("whole image, separate", everything, whole)

@@ -24,7 +24,7 @@ from saa_core.refiners.sam_decoder import Scene
 from saa_core.runtime import Compute, converted, in_batches, inference, pack_linears, prepare
 from saa_core.types import RGB, BoolMask, Boxes, FloatMap
 
-_VERSION = 1
+_VERSION = 2
 _OFFSET = 1.0
 """Half of the band of logits that a stable border does not cross (segment-anything's automatic mask generator)."""
 _BOXES_AT_ONCE = 32
@@ -56,8 +56,9 @@ class Sam:
         self._side = model.image_encoder.img_size
         self._at_once = 1 if compute.device == "cpu" else _BOXES_AT_ONCE
         sam_decoder.speed_up(model.mask_decoder)
-        if compute.runtime == "torch":  # OpenVINO fuses attention by itself
-            pack_linears(sam_encoder.speed_up(model.image_encoder))
+        sam_encoder.speed_up(model.image_encoder)
+        if compute.runtime == "torch":
+            pack_linears(model.image_encoder)
 
     @classmethod
     def load(cls, spec: str, weights: Path | None, compute: Compute) -> Self:

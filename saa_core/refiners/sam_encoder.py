@@ -25,8 +25,12 @@ def speed_up(encoder: Any) -> Any:
 
 def _block(block: Any, x: Any) -> Any:
     """A transformer block on tokens (B, H, W, C)."""
-    x = x + _attend(block.attn, block.norm1(x), block.window_size)
-    return x + block.mlp(block.norm2(x))
+    grid = x.shape
+    # As rows: OpenVINO takes four dimensions for an image, and puts its channels elsewhere between any two layers.
+    x = x.flatten(1, 2)
+    x = x + _attend(block.attn, block.norm1(x).view(grid), block.window_size).flatten(1, 2)
+    x = x + block.mlp(block.norm2(x))
+    return x.view(grid)
 
 
 def _attend(layer: Any, x: Any, window: int) -> Any:
