@@ -89,6 +89,9 @@ def _processes(count: int, setup: ModelSetup) -> Workers:
 
 def _dask(address: str | None, count: int, setup: ModelSetup) -> Workers:
     import dask
+
+    # A cluster tells every step of its start, in the middle of our progress; read as `distributed` is imported.
+    dask.config.set({"logging.distributed": dask.config.get("logging.distributed", "warning")})
     from distributed import KilledWorker
     from prefect_dask import DaskTaskRunner
 
