@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def workers(folder: Path) -> None:
         process = label(folder, f"dask-{count}", "dask")
         cpu = defaultdict(float)
         for _, each in family(process):
-            times = each.cpu_times()
+            times = each.info["cpu_times"]
             cpu[each.pid] = max(cpu[each.pid], times.user + times.system)
         walls[count] = time.monotonic() - started
         load = os.getloadavg()[0]
@@ -62,12 +63,13 @@ def memory(folder: Path, count: int) -> None:
     process = label(folder, "memory", "process")
     early, late, names = defaultdict(int), defaultdict(int), {}
     for done, each in family(process, folder / "memory.log"):
-        names[each.pid] = " ".join(each.cmdline()[1:])[:60]
-        held = each.memory_info().rss >> 20
+        names.setdefault(each.pid, each.info["cmdline"][1:])
         peaks = early if done < 500 else late
-        peaks[each.pid] = max(peaks[each.pid], held)
+        peaks[each.pid] = max(peaks[each.pid], each.info["memory_info"].rss >> 20)
     for pid in early.keys() & late.keys():
-        print(f"{late[pid] / early[pid]:.3f} x: {early[pid]} MB before image 500, {late[pid]} MB after: {names[pid]}")
+        print(
+            f"{late[pid] / early[pid]:.3f} x: {early[pid]} MB before image 500, {late[pid]} MB after: {' '.join(names[pid])[:60]}"
+        )
 
 
 def family(process: subprocess.Popen[bytes], log: Path | None = None):
@@ -76,11 +78,10 @@ def family(process: subprocess.Popen[bytes], log: Path | None = None):
     while process.poll() is None:
         done = images_done(log) if log else 0
         for each in (root, *root.children(recursive=True)):
-            try:
-                with each.oneshot():
+            with suppress(psutil.Error):  # it has ended
+                each.info = each.as_dict(["cmdline", "cpu_times", "memory_info"])
+                if each.info["memory_info"]:
                     yield done, each
-            except psutil.Error:
-                continue
         time.sleep(0.1)
     assert process.returncode == 0, process.returncode
 

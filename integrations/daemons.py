@@ -189,7 +189,7 @@ def listens(pid: int, port: int) -> bool:
 
 
 def _start(place: Place, server: Server, program: Program, port: int | None) -> Daemon:
-    port = _port(place, port)
+    started_before, port = place.note.exists(), _port(place, port)
     # Without a pid until there is one, so that nobody takes an old one for the new server's.
     write_atomic(place.note, json.dumps({"port": port}).encode())
     with held(place.life) as life:
@@ -200,6 +200,8 @@ def _start(place: Place, server: Server, program: Program, port: int | None) -> 
         server.wait(port, process.pid, alive=lambda: process.poll() is None)
     except BaseException:
         _kill(process)
+        if not started_before:  # a port that it never answered on is no address that others may have noted
+            place.note.unlink(missing_ok=True)
         raise
     # It outlives us; without a word of its end Popen would warn that it still runs.
     process.returncode = 0

@@ -14,6 +14,7 @@ PROVENANCE = "provenance.json"
 """The file that is put in place last: where it is, the export is whole."""
 
 _PARTIAL = ".saa-export"
+_OF_THE_DISK = "lost+found"
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def built(folder: Path) -> Iterator[Path]:
 def _refuse_used(folder: Path) -> None:
     """Nobody's files are mixed with an export's, or overwritten."""
     try:
-        present = {path.name for path in folder.iterdir()} - {_PARTIAL}
+        present = {path.name for path in folder.iterdir()} - {_PARTIAL, _OF_THE_DISK}
     except FileNotFoundError:
         return
     except NotADirectoryError:

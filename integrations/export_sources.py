@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from integrations.catalog import Catalog, RunRecord
+from integrations.finished_run import without_run
 from integrations.formats.exported import ExportRegion
+from integrations.label_studio.labeling_config import label_of
 from integrations.outputs import ImageRecord, read_records
 from saa_core.errors import StoreError
 from saa_core.masks import from_coco
+from saa_core.prompts import PromptBundle
 from saa_core.reviews import Finding, evidence
 from saa_core.types import ImageRef
 
@@ -68,7 +71,7 @@ class Source:
 
 
 def predictions(catalog: Catalog, run: RunRecord, folder: Path) -> Source:
-    """What a finished run found.
+    """What a finished run found, under the labels that experts choose from.
 
     Args:
         catalog: Knows where the images are.
@@ -87,6 +90,8 @@ def reviews(catalog: Catalog, product: str) -> Source:
     keys = catalog.reviewed(product)
     source = partial(_reviewed, catalog, product, keys)
     if not any(True for _ in source()):
+        if product not in catalog.products():
+            raise without_run(catalog, product)
         advice = "`saa pull` brings reviews, --predictions exports what a run found"
         raise StoreError(product, f"has no reviewed image to export; {advice}")
     known = {key for run in catalog.keys_by_run(product).values() for key in run}
@@ -94,18 +99,21 @@ def reviews(catalog: Catalog, product: str) -> Source:
 
 
 def _predicted(catalog: Catalog, run: RunRecord, folder: Path) -> Iterator[Found]:
+    bundle = catalog.bundle(run.bundle)
     for records in _chunks(read_records(folder)):
         refs = catalog.refs(run.product, [record["key"] for record in records])
         for record in records:
             height, width = record["size"]
-            regions = _regions(record)
+            regions = _regions(record, bundle)
             finding: Finding = "defective" if regions else "good"
             yield Found(refs[record["key"]], height, width, finding, regions, run.id)
 
 
-def _regions(record: ImageRecord) -> tuple[ExportRegion, ...]:
-    found = record["regions"]
-    return tuple(ExportRegion(each["label"], from_coco(each["segmentation"]), each["confidence"]) for each in found)
+def _regions(record: ImageRecord, bundle: PromptBundle) -> tuple[ExportRegion, ...]:
+    return tuple(
+        ExportRegion(label_of(each["label"], bundle), from_coco(each["segmentation"]), each["confidence"])
+        for each in record["regions"]
+    )
 
 
 def _reviewed(catalog: Catalog, product: str, keys: Sequence[str]) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,12 +79,19 @@ def run_of(catalog: Catalog, product: str, run: str | None) -> RunRecord:
     """
     found = catalog.run(run) if run else catalog.latest_run(product, state="done")
     if found is None:
-        raise StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one")
+        raise without_run(catalog, product)
     if found.product != product:
         raise StoreError(found.id, f"is a run of {found.product!r}, not of {product!r}")
     if found.state != "done":
         raise StoreError(found.id, "is not finished; run its `saa label` again, it goes on where it stopped")
     return found
+
+
+def without_run(catalog: Catalog, product: str) -> StoreError:
+    """The error for a product that was never labelled, which may be another's name misspelt."""
+    near = difflib.get_close_matches(product, catalog.products(), n=1)
+    meant = f"; is {near[0]!r} meant?" if near else ""
+    return StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one{meant}")
 
 
 def finished_run(settings: Settings, catalog: Catalog, record: RunRecord) -> FinishedRun:

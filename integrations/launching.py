@@ -62,8 +62,9 @@ def printed(folder: Path) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of what a server printed, shortened."""
-    return next(reversed(text.strip().splitlines()), "it printed nothing")[:200]
+    """The last line of what a server printed that speaks of an error, else the last, shortened."""
+    lines = text.strip().splitlines() or ["it printed nothing"]
+    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])[:200]
 
 
 def wait_until(

@@ -22,9 +22,10 @@ import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from integrations.catalog import Catalog, RunRecord
+from integrations.finished_run import without_run
 from integrations.image_sets import SUFFIXES
 from integrations.outputs import ImageRecord, read_records
-from saa_core.errors import DatasetError, ReviewError, StoreError
+from saa_core.errors import DatasetError, ReviewError
 from saa_core.masks import Bools, Rle, encode_crop, from_coco, union
 from saa_core.reviews import PredictedRegion, Review, ReviewedRegion, compare
 
@@ -82,7 +83,7 @@ def read_masks(folder: Path, product: str, catalog: Catalog, runs: Path) -> Mask
     files = _files(folder)
     run = catalog.latest_run(product, state="done")
     if run is None:
-        raise StoreError(product, "has no finished run to compare masks with; run `saa label` on its images first")
+        raise without_run(catalog, product)
     images = _by_name(read_records(runs / run.id))
     drawn: dict[str, list[_Drawn]] = {}
     refused = []

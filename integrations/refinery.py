@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from integrations.candidate_store import CandidateStore, SetContext
 from integrations.catalog import Catalog, RefinementRecord
 from integrations.evidence_store import Advance, EvidenceStore
+from integrations.finished_run import without_run
 from integrations.phrase_race import Race, race
 from integrations.report.refinement import write_refinement
 from integrations.reviewed import Reviewed, ReviewedProduct, lot_of, reviewed_product
 from integrations.settings import Settings
-from saa_core.errors import BundleError, StoreError
+from saa_core.errors import BundleError
 from saa_core.masks import Rle
 from saa_core.prompts import PromptBundle
 from saa_core.refinement.effort import fit
@@ -133,7 +134,7 @@ def current_bundle(catalog: Catalog, product: str) -> PromptBundle:
         return champion
     run = catalog.latest_run(product, state="done")
     if run is None:
-        raise StoreError(product, f"has no finished run; `saa label IMAGES --product {product}` makes one")
+        raise without_run(catalog, product)
     return catalog.bundle(run.bundle)
 
 

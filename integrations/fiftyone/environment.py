@@ -77,7 +77,7 @@ def connect(uri: str, database: str, folder: Path) -> Any:
         folder: As for `variables`; of the first call in a process.
 
     Raises:
-        ServiceError: No mongod answers there.
+        ServiceError: No mongod answers there, or it is none that FiftyOne can use.
     """
     os.environ.update(variables(uri, database, folder))
     os.environ.pop("FIFTYONE_PRIVATE_DATABASE_PORT", None)  # of another FiftyOne that this process was started by
@@ -93,7 +93,8 @@ def connect(uri: str, database: str, folder: Path) -> Any:
         try:
             fiftyone.list_datasets()
         except Exception as error:  # pymongo's and FiftyOne's own, which share no class
-            raise _unanswered(uri) from error
+            check_answers(uri)
+            raise ServiceError(masked_url(uri), f"FiftyOne cannot use this mongod: {error}") from error
     return fiftyone
 
 

@@ -2,7 +2,7 @@
 
 images/<part>/<file>
 labels/<part>/<stem>.txt    a line per region: class, then x y of its outline, divided by width and height
-data.yaml                   the parts and the names of the classes
+data.yaml                   the parts and the names of the classes; trainers refuse one without train and val
 
 A line is one closed outline. So every connected part of a region has a line of its own, and holes are filled: both are
 what the format cannot hold. The outline runs along the borders of the pixels, a hundredth of a pixel inside them. Read
@@ -28,6 +28,7 @@ from saa_core.masks import Bools, decode_crop
 # Far above what is lost by seven decimals and by readers that keep 32 bits, in images of up to 60,000 pixels a side.
 _INSIDE = 0.01
 _DECIMALS = 7
+_NEEDED = "train", "val"
 
 
 def write_yolo(folder: Path, labels: Sequence[str], images: Iterable[ExportImage]) -> tuple[str, ...]:
@@ -38,10 +39,13 @@ def write_yolo(folder: Path, labels: Sequence[str], images: Iterable[ExportImage
         lines = [line for region in image.regions for line in _lines(region, classes[region.label], loss)]
         write_atomic(folder / "labels" / image.part / f"{image.stem}.txt", "".join(lines).encode())
         parts.add(image.part)
-    content = {part: f"images/{part}" for part in PARTS if part in parts}
+    present = [part for part in PARTS if part in parts]
+    absent = [part for part in _NEEDED if part not in parts]
+    content = {part: f"images/{part}" for part in present} | dict.fromkeys(absent, f"images/{present[0]}")
     data = yaml.safe_dump(content | {"names": dict(enumerate(labels))}, sort_keys=False, allow_unicode=True)
     write_atomic(folder / "data.yaml", data.encode())
-    return loss.sentences()
+    stand_ins = [f"no image is in {part}: data.yaml names {present[0]}, choose another --split" for part in absent]
+    return (*loss.sentences(), *stand_ins)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from integrations.catalog import RunImage
 from integrations.export import FORMATS
 from integrations.export_images import ImageStream, portable, survey
 from integrations.export_sources import reviews
+from integrations.finished_run import run_of
 from integrations.splits import Split
 from saa_core.errors import ImageError, StoreError
 from saa_core.images import load_image
@@ -124,6 +125,13 @@ def test_no_review(labelled_set: LabelledSet) -> None:
 def test_no_run(labelled_set: LabelledSet) -> None:
     with pytest.raises(StoreError, match="no finished run"):
         labelled_set.export(what="predictions")
+
+
+def test_a_product_whose_name_is_misspelt(labelled_set: LabelledSet) -> None:
+    labelled_set.add_many(1)
+    labelled_set.label({})
+    with pytest.raises(StoreError, match=r"platte: has no finished run.*; is 'plate' meant\?"):
+        run_of(labelled_set.catalog, "platte", None)
 
 
 def test_nothing_but_undrawn_images(labelled_set: LabelledSet) -> None:
@@ -292,6 +300,17 @@ def test_a_file_is_no_folder(reviewed: LabelledSet) -> None:
     (reviewed.folder / "out").write_text("")
     with pytest.raises(StoreError, match="is a file"):
         reviewed.export()
+
+
+def test_the_root_of_a_disk_is_empty_though_it_has_a_folder_of_its_own(reviewed: LabelledSet) -> None:
+    (reviewed.folder / "out/lost+found").mkdir(parents=True)
+    assert sum(reviewed.export().images.values()) == 3
+
+
+def test_predictions_have_the_labels_that_experts_choose_from(labelled_set: LabelledSet) -> None:
+    labelled_set.add_many(1)
+    labelled_set.label({"000.png": [("dark scratch", block(1, 1)), ("anomaly", block(6, 6))]})
+    assert labelled_set.export(what="predictions").labels == ("dark scratch", "defect")
 
 
 def test_an_empty_folder_is_as_good_as_none(reviewed: LabelledSet) -> None:

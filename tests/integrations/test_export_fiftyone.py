@@ -14,13 +14,14 @@ from tests.labelled_set import SIZE, LabelledSet, block, drawn
 
 RING = block(2, 2, 6, 7) & ~block(4, 4, 2, 3)
 PARTS = block(0, 0, 1, 1) | block(9, 10)
+SPOT, SCRATCH = "bright spot", "dark scratch"  # words of the bundle, whose regions keep their names
 
 
 @pytest.fixture
 def exported(labelled_set: LabelledSet) -> LabelledSet:
     a, b, c = labelled_set.add_many(3)
-    labelled_set.label({"000.png": [("crack", RING), ("dent", PARTS)], "001.png": [("dent", block(3, 3))]})
-    labelled_set.review(drawn(a, ("crack", RING), ("dent", PARTS)), drawn(b, ("dent", block(3, 3))), drawn(c))
+    labelled_set.label({"000.png": [(SPOT, RING), (SCRATCH, PARTS)], "001.png": [(SCRATCH, block(3, 3))]})
+    labelled_set.review(drawn(a, (SPOT, RING), (SCRATCH, PARTS)), drawn(b, (SCRATCH, block(3, 3))), drawn(c))
     return labelled_set
 
 
@@ -51,7 +52,7 @@ def test_coco(exported: LabelledSet, fiftyone_database: Database, what: str) -> 
         for sample in dataset
     }
     assert {name: [label for label, _, _ in each] for name, each in found.items()} == {
-        "000.png": ["crack", "dent"], "001.png": ["dent"], "002.png": [],
+        "000.png": [SPOT, SCRATCH], "001.png": [SCRATCH], "002.png": [],
     }  # fmt: skip
     for (_, mask, _), expected in zip(found["000.png"], [RING, PARTS], strict=True):
         np.testing.assert_array_equal(mask, expected)
@@ -76,9 +77,9 @@ def test_yolo(exported: LabelledSet, fiftyone_database: Database) -> None:
     names = yaml.safe_load((out / "data.yaml").read_text())["names"]
     found = {sample.filename: sample.ground_truth.polylines if sample.ground_truth else [] for sample in dataset}
     assert {name: sorted(each.label for each in lines) for name, lines in found.items()} == {
-        "000.png": ["crack", "dent", "dent"], "001.png": ["dent"], "002.png": [],
+        "000.png": [SPOT, SCRATCH, SCRATCH], "001.png": [SCRATCH], "002.png": [],
     }  # fmt: skip
-    assert names == {0: "crack", 1: "dent"}
+    assert names == {0: SPOT, 1: SCRATCH}
     (line,) = found["001.png"]
     x0, y0, width, height = line.to_detection(frame_size=SIZE[::-1]).bounding_box
     box = np.array([x0 * 16, y0 * 12, width * 16, height * 12])
@@ -92,7 +93,7 @@ def test_mvtec(exported: LabelledSet, fiftyone_database: Database) -> None:
     dataset = fo.Dataset.from_dir(
         dataset_type=fo.types.ImageClassificationDirectoryTree, dataset_dir=str(exported.folder / "out/test")
     )
-    assert dataset.count_values("ground_truth.label") == {"combined": 1, "dent": 1, "good": 1}
+    assert dataset.count_values("ground_truth.label") == {"combined": 1, SCRATCH: 1, "good": 1}
 
 
 def test_masks(exported: LabelledSet, fiftyone_database: Database) -> None:

@@ -230,23 +230,30 @@ def test_yolo_outlines_have_the_area_of_the_pixels(shape: str) -> None:
         assert np.ptp(outline * scale, axis=0).min() > 0.9  # a line one pixel wide still has a box
 
 
+def test_yolo_names_a_part_for_validation_though_it_is_empty() -> None:
+    with written(write_yolo, [image(("crack", SHAPES["one pixel"]))]) as (folder, losses):
+        data = yaml.safe_load((folder / "data.yaml").read_text())
+    assert data == {"train": "images/train", "val": "images/train", "names": {0: "crack"}}
+    assert losses == ("no image is in val: data.yaml names train, choose another --split",)
+
+
 def test_yolo_in_a_very_large_image() -> None:
     mask = np.zeros((3, 60_000), np.bool_)
     mask[1, 59_990:] = mask[1, 20_001:20_003] = True
     each = replace(image(("crack", mask)), data=b"")
     with written(write_yolo, [each]) as (folder, losses):
         np.testing.assert_array_equal(np.any([drawn for _, drawn in read_yolo(folder, each)], axis=0), mask)
-        assert losses == ("1 of 1 regions have several parts, which are separate objects",)
+        assert losses[0] == "1 of 1 regions have several parts, which are separate objects"
 
 
 def test_yolo_says_what_is_where_and_what_is_lost() -> None:
-    good = replace(image(part="test"), stem="b")
+    good = replace(image(part="val"), stem="b")
     made = [image(("crack", SHAPES["a hole"]), ("dent", SHAPES["a hole"]), score=0.5), good]
     with written(write_yolo, made) as (folder, losses):
         assert yaml.safe_load((folder / "data.yaml").read_text()) == {
-            "train": "images/train", "test": "images/test", "names": {0: "crack", 1: "dent"},
+            "train": "images/train", "val": "images/val", "names": {0: "crack", 1: "dent"},
         }  # fmt: skip
-        assert (folder / "labels/test/b.txt").read_text() == ""
+        assert (folder / "labels/val/b.txt").read_text() == ""
         assert losses == (
             "holes of 2 of 2 regions are filled; IoU of what is written with the regions: 0.7000 in the mean, "
             "0.7000 at worst",
