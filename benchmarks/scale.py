@@ -80,7 +80,7 @@ def family(process: subprocess.Popen[bytes], log: Path | None = None):
         for each in (root, *root.children(recursive=True)):
             with suppress(psutil.Error):  # it has ended
                 each.info = each.as_dict(["cmdline", "cpu_times", "memory_info"])
-                if each.info["memory_info"]:
+                if each.info["memory_info"] and each.info["cmdline"]:
                     yield done, each
         time.sleep(0.1)
     assert process.returncode == 0, process.returncode
