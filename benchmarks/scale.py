@@ -67,9 +67,8 @@ def memory(folder: Path, count: int) -> None:
         peaks = early if done < 500 else late
         peaks[each.pid] = max(peaks[each.pid], each.info["memory_info"].rss >> 20)
     for pid in early.keys() & late.keys():
-        print(
-            f"{late[pid] / early[pid]:.3f} x: {early[pid]} MB before image 500, {late[pid]} MB after: {' '.join(names[pid])[:60]}"
-        )
+        ratio, name = late[pid] / early[pid], " ".join(names[pid])[:60]
+        print(f"{ratio:.3f} x: {early[pid]} MB before image 500, {late[pid]} MB after: {name}")
 
 
 def family(process: subprocess.Popen[bytes], log: Path | None = None):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 
 from integrations.backlog import is_enough, waiting
@@ -26,6 +27,12 @@ PROMOTED = "saa.bundle.promoted"
 DRIFTED = "saa.drift.alarmed"
 ENOUGH = "saa.enough"
 """Label of `REVIEWED`: "true" when it is time to refine."""
+
+
+def heard() -> bool:
+    """Whether the server answers; without one an event waits for seconds and is lost."""
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck() is None
 
 
 def labelled(product: str, run: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.common import JsonOption, ProductOption, WorkspaceOption, answer, print_json
+from flows.cli.common import JsonOption, ProductOption, WorkspaceOption, answer, print_json, say
 
 if TYPE_CHECKING:
     from integrations.catalog import Catalog, PromotionRecord, RefinementRecord
@@ -31,12 +31,15 @@ def promote(
 
     Example: `saa promote 3f2a --reason "fewer false alarms on lot 7"`
     """
-    with _catalog(_settings(workspace)) as catalog:
+    settings = _settings(workspace)
+    with _catalog(settings) as catalog:
         chosen = catalog.bundle(bundle)
         _check_product(chosen.id, chosen.product, product)
         record = catalog.promote(chosen.id, reason=reason)
         changes = _changes(catalog, record) if record else []
         next_run = _next_run(catalog, chosen.product, record)
+    if record is not None:
+        _announce(settings, record)
     if as_json:
         moved = _move_json(record) if record else {"product": chosen.product, "bundle": chosen.id}
         print_json({**moved, "changed": record is not None, "changes": changes, "next": next_run})
@@ -54,10 +57,12 @@ def rollback(
 
     The next `saa label` of the same photographs gives the same masks as then, to the byte.
     """
-    with _catalog(_settings(workspace)) as catalog:
+    settings = _settings(workspace)
+    with _catalog(settings) as catalog:
         record = catalog.rollback(product, reason=reason)
         changes = _changes(catalog, record)
         next_run = _next_run(catalog, product, record)
+    _announce(settings, record)
     if as_json:
         print_json({**_move_json(record), "changes": changes, "next": next_run})
         return
@@ -98,6 +103,20 @@ def _check_product(bundle: str, product: str, wanted: str | None) -> None:
     if wanted not in (None, product):
         advice = "`saa bundle export` it, change its product, and `saa bundle import` that"
         raise BundleError(bundle, f"is a bundle of {product!r}, not of {wanted!r}; {advice}")
+
+
+def _announce(settings: Settings, record: PromotionRecord) -> None:
+    """Tell the site's Prefect server, so that the photographs are labelled again now and not in the night."""
+    from flows.runtime import use_server
+
+    if not use_server(settings.workspace.absolute()):
+        return
+    from flows import events
+
+    if events.heard():
+        events.promoted(record.product, record.bundle)
+    else:
+        say("Prefect's server does not answer: the nightly run labels again", style="yellow")
 
 
 # ---------------------------------------------------------------------------------------------------------------- facts

@@ -74,6 +74,15 @@ def test_help_teaches_by_example(verb: str) -> None:
 # ---------------------------------------------------------------------------------------------------- promote, rollback
 
 
+def test_a_server_that_does_not_answer_keeps_nobody_waiting(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        result = saa(workspace, "promote", A.id)
+    assert (result.exit_code, result.stderr) == (0, "Prefect's server does not answer: the nightly run labels again\n")
+
+
 def test_promote_says_what_the_next_label_does(workspace: Path) -> None:
     assert told(workspace, "promote", A.id[:6]) == [
         f"plate: {A.id} is the champion now",

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from flows.automations import HEARTBEAT
@@ -36,7 +37,6 @@ def sleeper():
 
 sleeper()
 """
-EMIT = "import sys; from flows import events; events.promoted(sys.argv[1], '0' * 16)"
 
 
 @dataclass
@@ -71,6 +71,14 @@ class Site:
         os.killpg(self.process.pid, number)
         code, self.process = self.process.wait(60), None
         return code
+
+    def saa(self, *words: str) -> None:
+        """A command of a person's."""
+        command = [sys.executable, "-m", "flows.cli", *words, "--workspace", str(self.workspace)]
+        subprocess.run(command, env=self.environment, check=True)
+
+    def catalog(self) -> Catalog:
+        return Catalog(Settings.load(workspace=self.workspace).catalog_url)
 
     def ask(self, path: str, **body: Any) -> list[dict[str, Any]]:
         answer = httpx.post(f"{self.api}/{path}/filter", json=body, timeout=30).raise_for_status()
@@ -120,7 +128,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server, started = daemons.up(place, prefect_server.server_in(workspace))
     assert started
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SAA_"))}
-    watch = {"SAA_WATCH": json.dumps({PRODUCT: str(photos)}), "SAA_WATCH_MINUTES": "0.1"}
+    watch = {"SAA_WATCH": json.dumps({PRODUCT: str(photos)}), "SAA_WATCH_MINUTES": "0.1", "SAA_REFINE_AFTER": "6"}
     quick = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "XDG_STATE_HOME": str(folder)}
     found = Site(workspace, photos, prefect_server.api_url(server), bare | watch | quick)
     try:
@@ -138,7 +146,7 @@ def test_what_arrives_is_labelled_by_the_schedule_and_told_to_what_follows(
     for path in photographs(6).iterdir():
         path.rename(site.photos / path.name)
     (published,) = site.until(lambda: site.runs("publish", "Completed"))
-    with Catalog(Settings.load(workspace=site.workspace).catalog_url) as catalog:
+    with site.catalog() as catalog:
         labelled = catalog.latest_run(PRODUCT, state="done")
     assert labelled is not None
     # The event's fields came through as they are, quotes in the product's name and all.
@@ -164,12 +172,29 @@ def test_the_page_of_a_run_shows_what_became_of_each_product(site: Site) -> None
 
 
 @pytest.mark.slow
-def test_a_promotion_labels_again(site: Site) -> None:
-    words = [sys.executable, "-c", EMIT, PRODUCT]
-    subprocess.run(words, env=site.environment | {"PREFECT_API_URL": site.api}, check=True)
+def test_enough_reviews_are_refined(site: Site, tmp_path: Path) -> None:
+    for path in site.photos.iterdir():
+        Image.new("L", (96, 96)).save(tmp_path / path.name)
+    site.saa("pull", "masks", str(tmp_path), "--product", PRODUCT)
+    (run,) = site.until(lambda: site.runs("refine", "Completed"))
+    assert run["parameters"] == {"request": {"product": PRODUCT}}
+    assert "none of 6 reviewed images has a defect to find" in run["state"]["message"]
+
+
+@pytest.mark.slow
+def test_a_promotion_by_hand_labels_again(site: Site) -> None:
+    with site.catalog() as catalog:
+        (first,) = catalog.runs(PRODUCT)
+        stricter = catalog.bundle(first.bundle).changed(decision={"threshold": 0.95})
+        stricter = stricter.model_copy(update={"product": PRODUCT})
+        catalog.add_bundle(stricter)
+    site.saa("promote", stricter.id)
     (run,) = site.until(lambda: site.runs("relabel", "Completed"))
     assert run["parameters"] == {"request": {"product": PRODUCT}}
-    assert "nothing new" in run["state"]["message"]
+    with site.catalog() as catalog:
+        _, second = catalog.runs(PRODUCT)
+    assert second.bundle == stricter.id
+    assert second.id in run["state"]["message"]
 
 
 @pytest.mark.slow
