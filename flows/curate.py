@@ -29,6 +29,6 @@ def curate_flow(product: str, workspace: str, run: str | None = None) -> State[C
     curated = curate_fiftyone(product, run, workspace)
     publish_lines("curate", curated.lines())
     link_fiftyone(product, workspace)
-    events.reviewed(product, curated.intake.states.total(), workspace)
-    name = "CuratedInPart" if curated.refused else "Curated"
+    events.reviewed(product, curated.published.intake.states.total(), workspace)
+    name = "CuratedInPart" if curated.published.refused else "Curated"
     return Completed(name=name, message=curated.lines()[0], data=curated)

@@ -8,7 +8,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from integrations.fiftyone.publish import PublishReport
+from flows import events
+from integrations.fiftyone.report import PublishReport
 from integrations.label_studio.planning import PushReport
 from tasks.publish import push_fiftyone, push_label_studio, register_webhook
 from tasks.report import link_fiftyone, publish_lines, publish_link
@@ -45,7 +46,7 @@ def publish_flow(
 
 @flow(name="publish-fiftyone", flow_run_name="publish-fiftyone-{product}")
 def publish_fiftyone_flow(product: str, workspace: str, run: str | None = None) -> State[PublishReport]:
-    """Bring a run and all reviews of its product into FiftyOne; ends as `publish` does.
+    """Pull what was said in FiftyOne's App, then bring a run and all reviews there; ends as `publish` does.
 
     Args:
         product: What the images show.
@@ -53,7 +54,8 @@ def publish_fiftyone_flow(product: str, workspace: str, run: str | None = None) 
         run: Id of the run, or the beginning of it; None is the product's latest.
     """
     report = push_fiftyone(product, run, workspace)
-    publish_lines("publish-fiftyone", [report.sentence(), *report.notes])
+    publish_lines("publish-fiftyone", report.lines())
     link_fiftyone(product, workspace)
+    events.reviewed(product, report.intake.states.total(), workspace)
     name = "PublishedInPart" if report.refused else "Published"
     return Completed(name=name, message=report.sentence(), data=report)

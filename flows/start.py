@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.refine import Refined
-    from integrations.fiftyone.publish import PublishReport
+    from integrations.fiftyone.report import PublishReport
     from integrations.fiftyone.workspace import Curated
     from integrations.intake import Intake
     from integrations.label_studio.planning import PushReport

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,23 +46,29 @@ class FinishedRun:
         """The models by name: whoever corrects their masks must not take them for those of others."""
         return "+".join(read_run(self.folder)["models"].values())
 
-    def descriptors(self, describe: Describe) -> NDArray[np.float32]:
-        """The images as vectors, float32 (n, C); one that cannot be read any more counts as an ordinary one."""
+    def descriptors(self, describe: Describe) -> dict[str, NDArray[np.float32]]:
+        """The images as vectors, by key, float32 (C,); one that cannot be read any more is left out."""
         found: dict[str, NDArray[np.float32]] = {}
         for ref in self.refs:
             # Where its picture is still needed it is refused later, and the others go on.
             with suppress(ImageError):
                 found[ref.key] = describe(ref)
-        ordinary: NDArray[np.float32] = np.mean(list(found.values()), axis=0) if found else np.zeros(1, np.float32)
-        return np.stack([found.get(ref.key, ordinary) for ref in self.refs]) if self.refs else ordinary[None][:0]
+        return found
 
-    def priorities(self, descriptors: NDArray[np.float32]) -> Sequence[float]:
-        """How much a review of each image would tell, in [0, 1], see `saa_core.priority`."""
+    def priorities(self, descriptors: Mapping[str, NDArray[np.float32]]) -> Sequence[float]:
+        """How much a review of each image would tell, in [0, 1], see `saa_core.priority`.
+
+        Args:
+            descriptors: From `descriptors`; an image without one counts as an ordinary one.
+        """
         if not self.images:
             return []
+        known = list(descriptors.values())
+        ordinary: NDArray[np.float32] = np.mean(known, axis=0) if known else np.zeros(1, np.float32)
+        vectors = np.stack([descriptors.get(ref.key, ordinary) for ref in self.refs])
         synonyms = [phrase.text for phrase in self.bundle.language.agnostic]
         judged = [_judged(image) for image in self.images]
-        found: list[float] = priorities(judged, descriptors, self.bundle.decision.region_floor, synonyms).tolist()
+        found: list[float] = priorities(judged, vectors, self.bundle.decision.region_floor, synonyms).tolist()
         return found
 
 

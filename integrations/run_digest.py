@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from integrations.finished_run import FinishedRun
 from saa_core.errors import StoreError
@@ -22,8 +21,7 @@ def review_first(run: FinishedRun, most: int = 20) -> list[dict[str, Any]]:
     The images are not compared with one another, as they are for the order in which experts get them: that reads the
     features of every one.
     """
-    alike = np.zeros((len(run.images), 1), np.float32)
-    order = sorted(zip(run.priorities(alike), run.images, strict=True), key=lambda each: (-each[0], each[1]["names"]))
+    order = sorted(zip(run.priorities({}), run.images, strict=True), key=lambda each: (-each[0], each[1]["names"]))
     return [
         {
             "image": image["names"][0],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from integrations.fiftyone import workspace as fiftyone
-from integrations.fiftyone.publish import PublishReport
+from integrations.fiftyone.report import PublishReport
 from integrations.label_studio import workspace as label_studio
 from integrations.label_studio.planning import PushReport
 from integrations.settings import Settings

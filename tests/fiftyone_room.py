@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from integrations.fiftyone import workspace
-from integrations.fiftyone.publish import PublishReport
+from integrations.fiftyone.report import PublishReport
 from integrations.fiftyone.schema import bundle_fields
 from integrations.fiftyone.workspace import Curated
 from integrations.intake import Intake

@@ -37,13 +37,12 @@ def curate(
 
     with progress():
         found = run_curate(product, Settings.load(workspace=workspace).workspace, run)
-    say_refused("refused", found.refused)
+    say_refused("refused", found.published.refused)
     if as_json:
         print_json(
             {
                 "product": product,
                 "published": found.published.as_dict(),
-                "intake": found.intake.as_dict(),
                 "regions": found.regions,
                 "views": found.views,
             }
@@ -51,5 +50,5 @@ def curate(
     else:
         for line in found.lines():
             answer(line)
-    if found.refused:
+    if found.published.refused:
         raise typer.Exit(Exit.PARTLY)

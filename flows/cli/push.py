@@ -84,8 +84,9 @@ def fiftyone(
 
     Example: `saa push fiftyone --product bottle`
 
-    Each product is one data set. What is there already is not written again, so the same command twice writes nothing.
-    `saa services up fiftyone` starts the database and the App; `saa curate` also evaluates, compares and pulls.
+    Each product is one data set. What was said in the App is pulled first. What is there already is not written again,
+    so the same command twice writes nothing. `saa services up fiftyone` starts the database and the App; `saa curate`
+    also evaluates and compares.
     """
     from flows.start import publish_fiftyone
     from integrations.settings import Settings
@@ -96,8 +97,7 @@ def fiftyone(
     if as_json:
         print_json({"product": product, **report.as_dict()})
     else:
-        answer(report.sentence())
-        for note in report.notes:
-            answer(f"note: {note}")
+        for line in report.lines():
+            answer(line)
     if report.refused:
         raise typer.Exit(Exit.PARTLY)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from integrations.catalog import Catalog
+from integrations.fiftyone.bundles import bundles_in, runs_in
 from integrations.fiftyone.columns import database_errors, put_plain
-from integrations.fiftyone.publish import PublishReport, bundles_in
+from integrations.fiftyone.report import PublishReport
 from integrations.fiftyone.reviews import FIELD, dissimilarity
 from integrations.fiftyone.schema import BundleFields, keep_notes, notes_of
 from integrations.outputs import read_records
@@ -41,7 +42,7 @@ def compare_bundles(dataset: Any, settings: Settings, catalog: Catalog, report: 
     with database_errors():
         keys = dataset.values("key")
     truth = {key: review.masks for key, review in evidence(catalog.reviews(dataset.name, keys)).items()}
-    held = [(fields, _masks(settings, run)) for fields, run in bundles_in(dataset).items()]
+    held = [(fields, _masks(settings, runs_in(dataset, fields))) for fields in bundles_in(dataset)]
     for fields, masks in held:
         values = {key: pixel_f1(masks[key], truth[key]) if key in truth else None for key in masks}
         report.count(fields.pixel_f1, put_plain(dataset, fields.pixel_f1, values))
@@ -172,9 +173,11 @@ def _search_by_likeness(dataset: Any, view: Any, vectors: NDArray[np.float64]) -
         brain.compute_similarity(view, embeddings="features", brain_key="likeness", backend="sklearn")
 
 
-def _masks(settings: Settings, run: str) -> Masks:
-    """The masks that a run shows on each image."""
-    records = read_records(settings.runs / run)
+def _masks(settings: Settings, runs: Mapping[str, str]) -> Masks:
+    """The masks of each image, by key, as the run shows them that is given for it."""
     return {
-        record["key"]: tuple(from_coco(region["segmentation"]) for region in record["regions"]) for record in records
+        record["key"]: tuple(from_coco(region["segmentation"]) for region in record["regions"])
+        for run in sorted(set(runs.values()))
+        for record in read_records(settings.runs / run)
+        if runs.get(record["key"]) == run
     }

@@ -7,8 +7,7 @@ and a publish that was cut off anywhere is finished by the next one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from integrations.fiftyone.bundles import judged_in, note_bundle
 from integrations.fiftyone.columns import Cell, database_errors, put, put_plain
 from integrations.fiftyone.media import CroppedMask, Media
+from integrations.fiftyone.report import PublishReport
 from integrations.fiftyone.schema import BundleFields, bundle_fields, declare_bundle, keep_notes, notes_of
+from integrations.fiftyone.tagging import unread
 from integrations.finished_run import FinishedRun
+from integrations.intake import Intake
 from integrations.label_studio.payload import PushItem, push_item
 from integrations.outputs import ImageRecord, RegionRecord
 from saa_core.errors import ImageError
@@ -29,46 +32,14 @@ Advance = Callable[[str, int, int], None]
 _BATCH = 500
 
 
-@dataclass(slots=True)
-class PublishReport:
-    """What a publish did.
-
-    Attributes:
-        dataset: Name of the data set: the product.
-        bundle: Key of the bundle's fields in it.
-        added: Samples that are new.
-        present: Samples of the run that were there.
-        written: By field, how many samples it was written in; fields in which nothing changed are left out.
-        refused: (image, reason) of those that cannot be shown.
-        notes: What a person should know.
-    """
-
-    dataset: str
-    bundle: str
-    added: int = 0
-    present: int = 0
-    written: dict[str, int] = field(default_factory=dict)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def count(self, name: str, written: int) -> None:
-        """Note how many samples a field was written in."""
-        if written:
-            self.written[name] = self.written.get(name, 0) + written
-
-    def sentence(self) -> str:
-        """The publish in one sentence."""
-        changes = ", ".join(f"{name} in {number}" for name, number in self.written.items())
-        refused = f", {len(self.refused)} refused" if self.refused else ""
-        return f"{self.added} new images, {self.present} there before{refused}; written: {changes or 'nothing'}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return asdict(self)
-
-
 def publish_run(
-    fiftyone: Any, dataset: Any, run: FinishedRun, descriptors: NDArray[np.float32], media: Media, advance: Advance
+    fiftyone: Any,
+    dataset: Any,
+    run: FinishedRun,
+    descriptors: Mapping[str, NDArray[np.float32]],
+    media: Media,
+    intake: Intake,
+    advance: Advance,
 ) -> PublishReport:
     """Bring a run into its product's data set.
 
@@ -76,8 +47,9 @@ def publish_run(
         fiftyone: The package, connected.
         dataset: From `make_dataset`; nobody else writes to it now.
         run: The run.
-        descriptors: float32 (n, C), its images as vectors.
+        descriptors: By key, float32 (C,), its images as vectors.
         media: Where its masks go.
+        intake: What was said in the App, pulled just now: regions are replaced.
         advance: Told of the progress.
 
     Raises:
@@ -85,7 +57,7 @@ def publish_run(
         StoreError: A file cannot be written.
     """
     fields = bundle_fields(run.bundle.id, run.record.models)
-    report = PublishReport(dataset.name, fields.key)
+    report = PublishReport(dataset.name, fields.key, intake, refused=list(intake.refused))
     with database_errors():
         declare_bundle(fiftyone, dataset, fields, f"bundle {run.bundle.id[:8]} with {run.models}")
         _samples(fiftyone, dataset, run, media, report, advance)
@@ -95,26 +67,29 @@ def publish_run(
         item.ref.key: Cell(*_regions(fiftyone, fields, item, record, run.record.id, media))
         for item, record in _told(zip(items, run.images, strict=True), len(items), advance)
     }
+    maps = {record["key"]: _map(fiftyone, run.folder / record["maps"][0]) for record in run.images}
+    scores = {record["key"]: record["score"] for record in run.images}
+    for key in _kept(dataset, fields, report):
+        for cells in (regions, maps, scores):
+            cells.pop(key, None)
     tokens = ("run", "detections.id", "detections.mask_path")
     report.count(fields.predictions, put(dataset, fields.predictions, regions, tokens))
-    maps = {record["key"]: _map(fiftyone, run.folder / record["maps"][0]) for record in run.images}
     report.count(fields.map, put(dataset, fields.map, maps, ("map_path",)))
-    report.count(fields.score, put_plain(dataset, fields.score, {i["key"]: i["score"] for i in run.images}))
-    priorities = {item.ref.key: item.priority for item in items}
+    report.count(fields.score, put_plain(dataset, fields.score, scores))
+    note_bundle(dataset, fields, run.record, run.models)
+    judged = {key for key, held in judged_in(dataset).items() if held == (fields, run.record.id)}
+    priorities = {item.ref.key: item.priority for item in items if item.ref.key in judged}
     report.count("review_priority", put_plain(dataset, "review_priority", priorities))
     _features(dataset, run, descriptors, report)
-    _note(dataset, run, fields)
     return report
 
 
-def bundles_in(dataset: Any) -> dict[BundleFields, str]:
-    """The bundles that a data set holds, by when they were last published, the newest last, each with its last run."""
-    return {BundleFields(each["key"]): each["run"] for each in notes_of(dataset)["bundles"]}
-
-
-def newest_in(dataset: Any) -> BundleFields | None:
-    """The bundle that was published last: whose regions people judge; None if the data set holds none."""
-    return next(reversed(bundles_in(dataset)), None)
+def _kept(dataset: Any, fields: BundleFields, report: PublishReport) -> set[str]:
+    """Images whose regions stay as they are, for the sake of tags that would go with them."""
+    kept = unread(dataset, fields)
+    if kept:
+        report.notes.append(f"{len(kept)} images keep the regions that they have: a pull could not use all their tags")
+    return kept
 
 
 def _samples(
@@ -232,7 +207,9 @@ def _map(fiftyone: Any, path: Path) -> Cell:
     return Cell((text,), partial(fiftyone.Heatmap, map_path=text, range=[0, 255]))
 
 
-def _features(dataset: Any, run: FinishedRun, descriptors: NDArray[np.float32], report: PublishReport) -> None:
+def _features(
+    dataset: Any, run: FinishedRun, descriptors: Mapping[str, NDArray[np.float32]], report: PublishReport
+) -> None:
     """Features of those that have none; of all, once another network makes them."""
     notes, network = notes_of(dataset), run.record.models.get("features", "")
     if notes.get("features") != network:
@@ -242,7 +219,7 @@ def _features(dataset: Any, run: FinishedRun, descriptors: NDArray[np.float32], 
             keep_notes(dataset, {**notes, "features": network})
     with database_errors():
         missing = set(dataset.match(~_there("features")).values("key"))
-        rows = {ref.key: row for ref, row in zip(run.refs, descriptors, strict=True) if ref.key in missing}
+        rows = {key: vector for key, vector in descriptors.items() if key in missing}
         if rows:
             dataset.set_values("features", rows, key_field="key", dynamic=False)
     report.count("features", len(rows))
@@ -252,12 +229,3 @@ def _there(name: str) -> Any:
     from fiftyone import ViewField
 
     return ViewField(name).exists()
-
-
-def _note(dataset: Any, run: FinishedRun, fields: BundleFields) -> None:
-    """Which bundle is the newest; it moves to the end."""
-    notes = notes_of(dataset)
-    entry = {"key": fields.key, "bundle": run.bundle.id, "run": run.record.id, "models": run.models}
-    notes["bundles"] = [*(each for each in notes["bundles"] if each["key"] != fields.key), entry]
-    with database_errors():
-        keep_notes(dataset, notes)

@@ -11,11 +11,14 @@ from typing import Any
 from integrations.catalog import Catalog
 from integrations.fiftyone.columns import Cell, database_errors, put, put_plain
 from integrations.fiftyone.media import CroppedMask, Media
-from integrations.fiftyone.publish import PublishReport, label_id, object_id
+from integrations.fiftyone.publish import label_id, object_id
+from integrations.fiftyone.report import PublishReport
 from saa_core.masks import Rle, iou, union
 from saa_core.reviews import Review, disagreements, evidence
 
 FIELD = "expert"
+_NAMED = 5
+"""So many images are named where all would be too many."""
 
 
 def publish_reviews(fiftyone: Any, dataset: Any, catalog: Catalog, media: Media, report: PublishReport) -> None:
@@ -33,11 +36,11 @@ def publish_reviews(fiftyone: Any, dataset: Any, catalog: Catalog, media: Media,
     reviews = catalog.reviews(product, keys)
     counted, sent = evidence(reviews), catalog.sent(product)
     states = _states(reviews, counted)
+    _tell_absent(catalog, product, keys, report)
     changed = edited(dataset)
     if changed:
         report.notes.append(
-            f"{len(changed)} images have regions that were changed in the App and are left as they are; "
-            f"`saa pull fiftyone --product {product}` fetches them"
+            f"{len(changed)} images keep regions that were changed in the App: they could not be pulled"
         )
     cells = {key: _cell(fiftyone, counted.get(key), media) for key in keys if key not in changed}
     report.count(FIELD, put(dataset, FIELD, cells, ("review", "detections.mask_path")))
@@ -55,16 +58,42 @@ def publish_reviews(fiftyone: Any, dataset: Any, catalog: Catalog, media: Media,
         report.count(name, put_plain(dataset, name, values))
 
 
-def edited(dataset: Any) -> set[str]:
-    """Keys of the images whose expert's regions are not as we wrote them: drawn, deleted, relabelled in the App."""
-    paths = ["key", *(f"{FIELD}.{name}" for name in ("written", "detections.id", "detections.label"))]
+def _tell_absent(catalog: Catalog, product: str, keys: Sequence[str], report: PublishReport) -> None:
+    """Reviews of images that no run brought here cannot be shown."""
+    absent = set(catalog.reviewed(product)) - set(keys)
+    if absent:
+        names = ", ".join(sorted(catalog.names(product, absent).values())[:_NAMED])
+        report.notes.append(f"{len(absent)} reviewed images are in no run that was pushed: {names}")
+
+
+def edited(dataset: Any) -> dict[str, str]:
+    """The images whose expert's regions are not as we wrote them: drawn, deleted or changed in the App.
+
+    Returns:
+        By key, what tells the regions that are there now, see `note_taken`.
+
+    Raises:
+        ServiceError: mongod does not answer.
+    """
+    paths = ["key", f"{FIELD}.written", *(f"{FIELD}.detections.{name}" for name in _SHOWN)]
     with database_errors():
-        rows = zip(*dataset.values([*paths, f"{FIELD}.detections.mask_path"]), strict=True)
-        return {
-            key
-            for key, written, ids, labels, masks in rows
-            if None in (masks or ()) or (written or _written([], [])) != _written(ids or [], labels or [])
-        }
+        rows = zip(*dataset.values(paths), strict=True)
+        found = {key: (written or _NOTHING, _written(parts)) for key, written, *parts in rows}
+    return {key: now for key, (written, now) in found.items() if now != written}
+
+
+def note_taken(dataset: Any, taken: Mapping[str, str]) -> None:
+    """Note that regions that were changed in the App are in the catalog, from where the next publish brings them back.
+
+    Args:
+        dataset: The product's.
+        taken: From `edited`; regions that were changed again since then still count as edited.
+
+    Raises:
+        ServiceError: mongod does not answer.
+    """
+    with database_errors():
+        dataset.set_values(f"{FIELD}.written", dict(taken), key_field="key", dynamic=False)
 
 
 def dissimilarity(a: Sequence[Rle], b: Sequence[Rle]) -> float:
@@ -129,10 +158,18 @@ def _detections(fiftyone: Any, review: Review, masks: Sequence[CroppedMask]) -> 
                 words=region.reviewed.words,
             )
         )
-    ids, labels = [str(each.id) for each in detections], [each.label for each in detections]
-    return fiftyone.Detections(detections=detections, review=token, written=_written(ids, labels))
+    parts = [[str(each.id) for each in detections], *([each[name] for each in detections] for name in _SHOWN[1:])]
+    return fiftyone.Detections(detections=detections, review=token, written=_written(parts))
 
 
-def _written(ids: Sequence[str], labels: Sequence[str]) -> str:
-    """What tells regions from the same ones after somebody changed them in the App, their masks aside."""
-    return hashlib.sha256(json.dumps(sorted(zip(ids, labels, strict=True))).encode()).hexdigest()[:24]
+_SHOWN = ("id", "label", "bounding_box", "mask_path", "words")
+"""What of a region somebody can change in the App. A mask that is painted there has no path any more."""
+
+
+def _written(parts: Sequence[Sequence[Any] | None]) -> str:
+    """What tells regions from the same ones after somebody changed them in the App, by the columns of `_SHOWN`."""
+    regions = zip(*(part or () for part in parts), strict=True)
+    return hashlib.sha256(json.dumps(sorted(map(json.dumps, regions))).encode()).hexdigest()[:24]
+
+
+_NOTHING = _written([()] * len(_SHOWN))

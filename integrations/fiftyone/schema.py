@@ -17,6 +17,8 @@ from saa_core.errors import ServiceError
 OURS = "saa"
 """Key of a data set's `info` that says that we made it, and which bundles it holds."""
 
+_ADVICE = "name one of the two otherwise, or set SAA_FIFTYONE_DATABASE to a database of its own"
+
 FOUND_COLOR, EXPERT_COLOR = "#f97316", "#22c55e"
 
 _REGION = {
@@ -74,7 +76,7 @@ def bundle_fields(bundle: str, models: Mapping[str, str]) -> BundleFields:
 
 
 def find_dataset(fiftyone: Any, product: str) -> Any | None:
-    """A product's data set; None if there is none.
+    """A product's data set; None if there is none, or one that is empty because its making was cut off.
 
     Raises:
         ServiceError: There is one of this name that we did not make.
@@ -82,17 +84,22 @@ def find_dataset(fiftyone: Any, product: str) -> Any | None:
     if not fiftyone.dataset_exists(product):
         return None
     dataset = fiftyone.load_dataset(product)
-    if OURS not in dataset.info:
-        advice = "rename it there, or set SAA_FIFTYONE_DATABASE to a database of its own"
-        raise ServiceError(product, f"FiftyOne has a data set of this name that saa did not make; {advice}")
-    return dataset
+    if OURS in dataset.info:
+        return dataset
+    if dataset.info or len(dataset):
+        raise ServiceError(product, f"FiftyOne has a data set of this name that saa did not make; {_ADVICE}")
+    return None
 
 
 def make_dataset(fiftyone: Any, product: str) -> Any:
-    """A product's data set with all fields that do not belong to a bundle, made now if need be."""
+    """A product's data set with all fields that do not belong to a bundle, made now if need be.
+
+    Raises:
+        ServiceError: FiftyOne does not take this name, or as `find_dataset`.
+    """
     dataset = find_dataset(fiftyone, product)
     if dataset is None:
-        dataset = fiftyone.Dataset(product, persistent=True)
+        dataset = _new_dataset(fiftyone, product)
         dataset.info = {OURS: {"bundles": []}}
         dataset.save()
     _declare(fiftyone, dataset, _fields(fiftyone))
@@ -102,6 +109,15 @@ def make_dataset(fiftyone: Any, product: str) -> Any:
     if "key" not in dataset.get_index_information():
         dataset.create_index("key", unique=True)
     return dataset
+
+
+def _new_dataset(fiftyone: Any, product: str) -> Any:
+    if fiftyone.dataset_exists(product):
+        return fiftyone.load_dataset(product)
+    try:
+        return fiftyone.Dataset(product, persistent=True)
+    except ValueError as error:  # of letters and digits too little is left, or the same as of another name
+        raise ServiceError(product, f"FiftyOne does not take this name: {error}; {_ADVICE}") from error
 
 
 def notes_of(dataset: Any) -> dict[str, Any]:
@@ -171,7 +187,10 @@ def _sidebar(fiftyone: Any, current: BundleFields, earlier: Sequence[BundleField
         "what was found": (_paths(current), True),
         "what experts say": (["expert", "verdict", "review_state", "dispute", "expert_change", "blind"], True),
         "what to look at": (["review_priority", "bundle_change", "uniqueness", "near_duplicate"], True),
-        "the image": (["name", "names", "lot", "key", "id", "filepath", "created_at", "last_modified_at"], False),
+        "the image": (
+            ["name", "names", "lot", "key", "id", "read_tags", "filepath", "created_at", "last_modified_at"],
+            False,
+        ),
         "earlier bundles": (old, False),
         "metadata": (["metadata." + name for name in ("size_bytes", "mime_type", "width", "height")], False),
     }
@@ -195,6 +214,7 @@ def _fields(fiftyone: Any) -> dict[str, tuple[Any, dict[str, Any], str]]:
         "names": (fiftyone.ListField, {"subfield": text}, "All its names"),
         "lot": (text, {}, "Production lot"),
         "review_state": (text, {}, "new, waiting (in Label Studio), reviewed, unsure, skipped or contradictory"),
+        "read_tags": (fiftyone.ListField, {"subfield": text}, "Tags of ours that were pulled"),
         "blind": (fiftyone.BooleanField, {}, "Whether experts got it without masks, on purpose"),
         "review_priority": (number, {}, "How much a review would tell, in [0, 1]"),
         "verdict": _document(fiftyone, fiftyone.Classification, "The newest review's word on the image"),

@@ -71,6 +71,17 @@ def test_two_bundles(reviewed: Room) -> None:
     assert reviewed.sample(2).bundle_change == 0
 
 
+def test_images_of_an_earlier_run_of_the_bundle_are_judged_too(reviewed: Room) -> None:
+    reviewed.curate()
+    gallery, run = reviewed.gallery, reviewed.gallery.label("run1")
+    gallery.review(run, gallery.refs[0], kept(gallery.shown(run, gallery.refs[0])), minutes=1)
+    before, gallery.refs = gallery.refs, gallery.photograph(1)
+    gallery.review(gallery.label("run2"), gallery.refs[0], [], verdict="good")
+    reviewed.curate()
+    gallery.refs = [*before, *gallery.refs]
+    assert [reviewed.sample(number)[ONE.pixel_f1] for number in (0, 1, 6)] == [1, 1, 0]
+
+
 def test_again_nothing_is_written_and_nothing_evaluated_again(reviewed: Room) -> None:
     reviewed.curate()
     before = reviewed.dataset.values(["last_modified_at", "expert.detections.id"])

@@ -6,16 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from integrations.catalog import Catalog, PredictionRecord
 from integrations.fiftyone import workspace
-from integrations.fiftyone.publish import bundles_in
+from integrations.fiftyone.bundles import bundles_in
 from integrations.settings import Settings
-from saa_core.errors import ServiceError, StoreError
+from saa_core.errors import ImageError, ServiceError, StoreError
 from saa_core.masks import decode, union
 from saa_core.reviews import ReviewedRegion
 from saa_core.types import ImageRef
@@ -76,7 +78,7 @@ def test_a_new_bundle_has_fields_of_its_own_and_keeps_the_old(room: Room) -> Non
     before = room.dataset.values(f"{ONE.predictions}.detections.mask_path")
     room.gallery.label("run2", SECOND, shift=2)
     room.publish()
-    assert list(bundles_in(room.dataset)) == [ONE, TWO]
+    assert bundles_in(room.dataset) == [ONE, TWO]
     assert room.dataset.values(f"{ONE.predictions}.detections.mask_path") == before
     files = {
         path
@@ -88,8 +90,10 @@ def test_a_new_bundle_has_fields_of_its_own_and_keeps_the_old(room: Room) -> Non
     groups = {group.name: group.paths for group in room.dataset.app_config.sidebar_groups}
     assert TWO.predictions in groups["what was found"]
     assert ONE.predictions in groups["earlier bundles"]
+    priorities = room.dataset.values("review_priority")
     room.publish("run1")
-    assert list(bundles_in(room.dataset)) == [TWO, ONE], "what was published last is the newest"
+    assert bundles_in(room.dataset) == [ONE, TWO], "the newest is that of the newest run, whatever was published last"
+    assert room.dataset.values("review_priority") == priorities
 
 
 def test_all_fields_are_declared_before_anything_is_written(room: Room) -> None:
@@ -186,26 +190,58 @@ class TestFaults:
         room.publish()
         assert path.is_file()
 
-    def test_what_was_drawn_in_the_app_is_left_and_told(self, room: Room) -> None:
-        run, ref = room.gallery.label("run1"), room.gallery.refs[0]
-        room.gallery.review(run, ref, kept(room.gallery.shown(run, ref)))
-        room.publish()
-        sample = room.sample(0)
-        sample.expert.detections[0].mask = np.ones((3, 3), np.uint8)
-        sample.expert.detections[0].mask_path = None
-        sample.save()
-        room.gallery.review(run, ref, [], verdict="good", minutes=1)
-        report = room.publish()
-        assert "1 images have regions that were changed in the App" in report.notes[0]
-        assert len(room.sample(0).expert.detections) == 2
-
     def test_somebody_elses_data_set_is_left_alone(self, room: Room) -> None:
-        theirs = room.database.fiftyone.Dataset(PRODUCT, persistent=True)
+        fiftyone = room.database.fiftyone
+        theirs = fiftyone.Dataset(PRODUCT, persistent=True)
+        theirs.add_sample(fiftyone.Sample(filepath="/theirs.png"))
         room.gallery.label("run1")
         with pytest.raises(ServiceError, match="a data set of this name that saa did not make"):
             room.publish()
-        assert len(theirs) == 0
+        assert len(theirs) == 1
         assert "key" not in theirs.get_field_schema()
+
+    def test_a_data_set_whose_making_was_cut_off_is_made_whole(self, room: Room) -> None:
+        room.database.fiftyone.Dataset(PRODUCT, persistent=True)
+        room.gallery.label("run1")
+        with pytest.raises(ServiceError, match="is not in FiftyOne"):
+            room.pull()
+        assert room.publish().added == 6
+
+    def test_a_name_that_fiftyone_takes_for_that_of_another(self, room: Room) -> None:
+        room.database.fiftyone.Dataset(PRODUCT.upper(), persistent=True)
+        room.gallery.label("run1")
+        with pytest.raises(ServiceError, match=r"plate: FiftyOne does not take this name: .*'PLATE'; name one of the"):
+            room.publish()
+
+    def test_an_image_without_features_has_none(self, room: Room) -> None:
+        def unreadable(ref: ImageRef) -> Any:
+            if ref == room.gallery.refs[1]:
+                raise ImageError(ref.names[0], "cannot be decoded")
+            return describe(ref)
+
+        room.gallery.label("run1")
+        workspace.publish(room.gallery.settings, PRODUCT, None, unreadable, lambda *step: None)
+        assert (room.sample(0).features is None, room.sample(1).features) == (False, None)
+        assert 0 <= room.sample(1).review_priority <= 1
+        assert room.publish().written["features"] == 1
+
+    def test_reviewed_images_that_no_pushed_run_holds_are_named(self, room: Room) -> None:
+        room.gallery.label("run1")
+        (ref,) = room.gallery.photograph(1)
+        room.gallery.review(room.gallery.label("run2"), ref, [], verdict="good")
+        assert room.publish("run1").notes == ["1 reviewed images are in no run that was pushed: 0006.png"]
+        assert room.publish().notes == []
+
+    def test_another_product_does_not_wait(self, room: Room) -> None:
+        def describe_slowly(ref: ImageRef) -> Any:
+            with pytest.raises(ServiceError, match="lid: is not in FiftyOne"):
+                pool.submit(workspace.pull_product, room.gallery.settings, "lid").result(timeout=60)
+            return describe(ref)
+
+        room.gallery.refs[1:] = []
+        room.gallery.label("run1")
+        with ThreadPoolExecutor() as pool:
+            workspace.publish(room.gallery.settings, PRODUCT, None, describe_slowly, lambda *step: None)
 
     def test_no_run(self, room: Room) -> None:
         with pytest.raises(StoreError, match="has no finished run"):
