@@ -14,7 +14,7 @@ from fiftyone.operators import types
 
 from flows.app.command import saa
 from flows.app.words import explained
-from integrations.fiftyone.tagging import accept, mark_good, newest_predictions
+from integrations.fiftyone.tagging import accept, judged_regions, mark_good, newest_predictions
 from saa_core.errors import SaaError
 
 
@@ -197,15 +197,11 @@ def _images(selected: Sequence[str]) -> str:
 
 def _regions(ctx: Any) -> list[str]:
     """The selected regions; without any, those of the selected images."""
-    field = newest_predictions(ctx.dataset)
-    if not ctx.selected_labels:
-        regions = [
-            each for ids in ctx.dataset.select(_selected(ctx)).values(f"{field}.detections.id") for each in ids or []
-        ]
-    elif any(each["field"] != field for each in ctx.selected_labels):
-        raise SaaError(f"Only regions of the newest bundle are judged: those of the field {field}.")
-    else:
-        regions = [each["label_id"] for each in ctx.selected_labels]
+    labels = ctx.selected_labels or []
+    judged = judged_regions(ctx.dataset, [each["sample_id"] for each in labels] or _selected(ctx))
+    if any(judged.get(each["label_id"]) != each["field"] for each in labels):
+        raise SaaError("Only regions of the newest bundle that shows an image are judged.")
+    regions = [each["label_id"] for each in labels] or list(judged)
     if not regions:
         raise SaaError("The selected images have no regions; `mark as good` says that this is right.")
     return regions
