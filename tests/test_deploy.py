@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,16 @@ def test_the_units_start_what_services_up_starts() -> None:
     assert variables(PREFECT, port).items() <= environment("saa-prefect.service").items()
     assert command("saa-serve.service") == ["/opt/saa/.venv/bin/saa", *SERVE.arguments[:2], str(FIRST_DOORBELL_PORT)]
     assert environment("saa-serve.service")["PREFECT_API_URL"] == f"http://127.0.0.1:{port}/api"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd to ask")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for unit in DEPLOY.glob("*.service"):  # with programs and users that are on this machine
+        text = re.sub(r"/opt/saa/\.venv/bin/\w+", "/bin/true", unit.read_text()).replace("User=saa", "User=root")
+        (tmp_path / unit.name).write_text(text)
+    units = sorted(map(str, tmp_path.iterdir()))
+    found = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_compose_runs_every_service_with_the_same_words() -> None:
