@@ -151,6 +151,8 @@ def accept(dataset: Any, regions: Sequence[str]) -> int:
         view.tag_labels(ACCEPTED, names)
         view.untag_labels(REJECTED, names)
         view.untag_samples(GOOD)
+        meant = [view.values(f"{name}.detections.region", unwind=True) for name in names]
+        _say_anew(dataset, view, {f"{ACCEPTED} {region}" for each in meant for region in each})
         return sum(int(view.count(f"{name}.detections")) for name in names)
 
 
@@ -172,7 +174,16 @@ def mark_good(dataset: Any, samples: Sequence[str]) -> int:
         view = dataset.select(list(samples))
         view.untag_labels(ACCEPTED, _predictions(dataset))
         view.tag_samples(GOOD)
+        _say_anew(dataset, view, {GOOD})
         return len(view)
+
+
+def _say_anew(dataset: Any, view: Any, tags: set[str]) -> None:
+    """Have a pull read these tags even if one did before: something else may have been said since."""
+    keys, read = view.values(["key", READ])
+    note_read(
+        dataset, {key: [tag for tag in each or () if tag not in tags] for key, each in zip(keys, read, strict=True)}
+    )
 
 
 def _predictions(dataset: Any) -> list[str]:

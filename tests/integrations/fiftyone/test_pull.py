@@ -115,6 +115,24 @@ class TestTags:
         assert published.pull().states == {}
         assert reviews(published)[ref.key] == later
 
+    @pytest.mark.parametrize("again", ["good", "accept"])
+    def test_what_is_said_again_after_something_else_counts(self, published: Room, again: str) -> None:
+        ref = published.gallery.refs[1]
+        say = {
+            "good": lambda: mark_good(published.dataset, [published.sample(1).id]),
+            "accept": lambda: accept(published.dataset, [published.sample(1)[ONE.predictions].detections[0].id]),
+        }[again]
+        say()
+        published.pull()
+        first = reviews(published)[ref.key]
+        paint(published, 1, patch(1, 20))
+        published.pull()
+        assert reviews(published)[ref.key].masks == (patch(1, 20),)
+        say()
+        assert published.pull().states.total() == 1
+        assert reviews(published)[ref.key].masks == first.masks
+        assert published.pull().states == {}
+
     def test_tags_are_on_the_newest_bundles_regions(self, published: Room) -> None:
         published.gallery.label("run2", SECOND, shift=2)
         published.publish()
@@ -351,6 +369,7 @@ class Hand:
 
     def do(self, what: str) -> None:
         dataset, sample = self.room.dataset, self.room.sample(self.number)
+        self.read = self.read - {{"accept": "accepted"}.get(what, what)}  # both operators say it anew
         region = sample[ONE.predictions].detections[0].id
         if what == "accept":
             accept(dataset, [region])
