@@ -48,7 +48,8 @@ def compare_bundles(dataset: Any, settings: Settings, catalog: Catalog, report: 
         report.count(fields.pixel_f1, put_plain(dataset, fields.pixel_f1, values))
     if len(held) > 1:
         (_, before), (_, now) = held[-2:]
-        change = {key: dissimilarity(before[key], now[key]) for key in now if key in before}
+        both = before.keys() & now.keys()
+        change = {key: dissimilarity(before[key], now[key]) if key in both else None for key in keys}
         report.count("bundle_change", put_plain(dataset, "bundle_change", change))
 
 

@@ -12,7 +12,7 @@ from integrations.fiftyone.curation import likeness, pixel_f1
 from saa_core.masks import decode, union
 from saa_core.reviews import ReviewedRegion
 from tests.fiftyone_room import ONE, TWO, Room
-from tests.gallery import SECOND, kept, patch
+from tests.gallery import SECOND, bundle, kept, patch
 
 
 @pytest.fixture
@@ -80,6 +80,20 @@ def test_images_of_an_earlier_run_of_the_bundle_are_judged_too(reviewed: Room) -
     reviewed.curate()
     gallery.refs = [*before, *gallery.refs]
     assert [reviewed.sample(number)[ONE.pixel_f1] for number in (0, 1, 6)] == [1, 1, 0]
+
+
+def test_an_image_that_the_newest_bundle_lacks_has_no_change(reviewed: Room) -> None:
+    refs = reviewed.gallery.refs
+    reviewed.curate()
+    reviewed.gallery.label("run2", SECOND, shift=3)
+    reviewed.curate()
+    reviewed.gallery.refs = refs[1:]
+    reviewed.gallery.label("run3", bundle("stain"))
+    reviewed.curate()
+    reviewed.gallery.refs = refs
+    assert reviewed.sample(0).bundle_change is None
+    assert reviewed.sample(1).bundle_change > 0
+    assert "0000.png" not in names(reviewed, "bundles disagree")
 
 
 def test_again_nothing_is_written_and_nothing_evaluated_again(reviewed: Room) -> None:
