@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from integrations.backlog import is_enough, waiting
 from integrations.catalog import Catalog
@@ -28,10 +29,14 @@ DRIFTED = "saa.drift.alarmed"
 ENOUGH = "saa.enough"
 """Label of `REVIEWED`: "true" when it is time to refine."""
 
+_PATIENCE = 3.0
+"""Seconds that a person waits at most for a server that takes a connection and says nothing."""
+
 
 def heard() -> bool:
-    """Whether the server answers; without one an event waits for seconds and is lost."""
-    with get_client(sync_client=True) as client:
+    """Whether the server answers, and at once; without one an event waits for seconds and is lost."""
+    impatient = {PREFECT_API_REQUEST_TIMEOUT: _PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(impatient), get_client(sync_client=True) as client:
         return client.api_healthcheck() is None
 
 

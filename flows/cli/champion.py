@@ -108,8 +108,13 @@ def _check_product(bundle: str, product: str, wanted: str | None) -> None:
 def _announce(settings: Settings, record: PromotionRecord) -> None:
     """Tell the site's Prefect server, so that the photographs are labelled again now and not in the night."""
     from flows.runtime import use_server
+    from saa_core.errors import SaaError
 
-    if not use_server(settings.workspace.absolute()):
+    try:
+        if not use_server(settings.workspace.absolute()):
+            return
+    except SaaError as error:  # what was asked for is done, and the night makes this good
+        say(f"{error}: the nightly run labels again", style="yellow")
         return
     from flows import events
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from integrations import prefect_server
 from integrations.catalog import Catalog, RefinementRecord
+from integrations.environments import held
 from integrations.settings import Settings
 from saa_core.errors import BundleError
 from saa_core.prompts import PromptBundle
@@ -81,6 +84,35 @@ def test_a_server_that_does_not_answer_keeps_nobody_waiting(workspace: Path, mon
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         result = saa(workspace, "promote", A.id)
     assert (result.exit_code, result.stderr) == (0, "Prefect's server does not answer: the nightly run labels again\n")
+
+
+def test_a_server_that_says_nothing_keeps_nobody_waiting(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import events
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        monkeypatch.setattr(events, "_PATIENCE", 0.2)
+        with temporary_settings({PREFECT_API_URL: url}):
+            result = saa(workspace, "promote", A.id)
+    assert (result.exit_code, result.stderr) == (0, "Prefect's server does not answer: the nightly run labels again\n")
+
+
+def test_what_is_wrong_with_prefect_keeps_no_bundle_from_its_place(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    place = prefect_server.place_in(workspace)
+    place.folder.mkdir(parents=True)
+    with held(place.life):  # by a process that left no word of where it answers
+        result = saa(workspace, "promote", A.id)
+    assert result.exit_code == 0
+    assert "a start was cut off" in result.stderr
+    assert "the nightly run labels again" in result.stderr
 
 
 def test_promote_says_what_the_next_label_does(workspace: Path) -> None:
