@@ -56,16 +56,20 @@ def check_answers(uri: str) -> None:
         uri: As for `variables`.
 
     Raises:
-        ServiceError: No mongod answers there.
+        ServiceError: No mongod answers there, or it does not let us in.
     """
     from pymongo import MongoClient
-    from pymongo.errors import PyMongoError
+    from pymongo.errors import ConnectionFailure, PyMongoError
 
     try:
         with MongoClient[dict[str, object]](durable(uri)) as client:
             client.admin.command("ping")
-    except PyMongoError as error:
+    except ConnectionFailure as error:
         raise _unanswered(uri) from error
+    except PyMongoError as error:
+        # Its whole answer follows, which says the same again.
+        reason = str(error).partition(", full error")[0]
+        raise ServiceError(masked_url(uri), f"this mongod cannot be used: {reason}") from error
 
 
 def connect(uri: str, database: str, folder: Path) -> Any:

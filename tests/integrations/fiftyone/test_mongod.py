@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from integrations.daemons import listens
 from integrations.fiftyone import mongod as server
-from integrations.fiftyone.environment import durable
+from integrations.fiftyone.environment import check_answers, durable
 from integrations.settings import Settings
 from saa_core.errors import ServiceError, StoreError
 from tests.fiftyone_server import Mongod
@@ -157,3 +157,9 @@ class TestRunning:
     def test_a_full_disk(self, mongod_program: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):
             server.launch(mongod_program, Path("/dev/full"), 1)
+
+
+def test_one_that_lets_nobody_in_is_not_said_to_be_away(mongod: Mongod) -> None:
+    with pytest.raises(ServiceError, match=r"this mongod cannot be used: Authentication failed\.$") as caught:
+        check_answers(mongod.uri.replace("//", "//saa:hunter2@"))
+    assert "hunter2" not in str(caught.value)
