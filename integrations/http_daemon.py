@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from integrations.daemons import Place, Program, listens
 from integrations.launching import silent, spawn, wait_until
 
@@ -66,6 +64,8 @@ class HttpDaemon:
         """Whether this process, and no other, answers there."""
         if not listens(pid, port):
             return False
+        import httpx
+
         try:
             # No proxy of the user's stands between us and the loopback interface.
             return httpx.get(self.place.url(port) + self.path, timeout=10, trust_env=False).is_success

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,10 +27,6 @@ from saa_core.masks import Rle, decode, to_coco, union
 from saa_core.prompts import Decision
 from saa_core.types import AnomalyResult, FloatMap, ImageRef, Region
 
-# Run-length matching at the lowest level: of what was tried the fastest, and no larger on maps and masks.
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-# Masks are long runs as they are: a filter takes four times as long and makes them larger.
-_MASK_PNG = [*_PNG, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 _DIGITS = 6
 _UNPROVED = {"precision": None, "needs_review": True}
 
@@ -107,7 +102,7 @@ class RunFolder:
         Raises:
             StoreError: A file cannot be written.
         """
-        heat = _png(_grey(result.heat(), size), _PNG)
+        heat = _png(_grey(result.heat(), size))
         mask = mask_png([region.mask for region in result.regions], size)
         for name in ref.names:
             write_atomic(self.map_file(name), heat)
@@ -218,17 +213,26 @@ def _stems(names: Iterable[str]) -> dict[str, str]:
 
 def mask_png(masks: Sequence[Rle], size: tuple[int, int]) -> bytes:
     """The union of masks of one size (height, width) as an 8-bit grey PNG, 0 or 255; without masks all 0."""
+    import cv2
+
     pixels = decode(union(masks)) if masks else np.zeros(size, np.bool_)
-    return _png(pixels.view(np.uint8) * np.uint8(255), _MASK_PNG)
+    # Masks are long runs as they are: a filter takes four times as long and makes them larger.
+    return _png(pixels.view(np.uint8) * np.uint8(255), cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 
 
 def _grey(values: FloatMap, size: tuple[int, int]) -> NDArray[np.uint8]:
+    import cv2
+
     height, width = size
     resized = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
 
 
-def _png(pixels: NDArray[np.uint8], options: Sequence[int]) -> bytes:
+def _png(pixels: NDArray[np.uint8], *more: int) -> bytes:
+    import cv2
+
+    # Run-length matching at the lowest level: of what was tried the fastest, and no larger on maps and masks.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, *more]
     return cv2.imencode(".png", pixels, options)[1].tobytes()
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
-
 from integrations.daemons import Program, listens
 from integrations.launching import spawn, wait_until
 
@@ -65,6 +63,8 @@ def answers(port: int, pid: int) -> bool:
     """Whether this process answers there as FiftyOne's App does."""
     if not listens(pid, port):
         return False
+    import httpx
+
     try:
         # No proxy of the user's stands between us and the loopback interface.
         answer = httpx.get(f"http://127.0.0.1:{port}/fiftyone", timeout=10, trust_env=False)

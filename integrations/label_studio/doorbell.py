@@ -8,7 +8,6 @@ it may hold the project's token. Prometheus asks at the same address how the wor
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 import threading
@@ -136,6 +135,8 @@ class Doorbell:
             return _only("GET")
         if self._metrics.private and not _holds(scope["headers"], b"authorization", b"Bearer " + self._secret):
             return _NOBODY
+        import asyncio  # whoever asks for help waits for nothing of this
+
         try:
             text = await asyncio.to_thread(self._metrics.text)
         except StoreError:

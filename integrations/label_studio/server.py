@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
 from integrations import environments
@@ -193,6 +192,8 @@ def accepts(url: str, token: SecretStr) -> bool | None:
 
     Of our own servers each has another token: one that takes it is the one that was meant.
     """
+    import httpx
+
     headers = {"Authorization": f"Token {token.get_secret_value()}"}
     try:
         # No proxy of the user's stands between us and the loopback interface.

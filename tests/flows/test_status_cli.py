@@ -15,7 +15,7 @@ from integrations.catalog import RunRecord
 from tests.labelled_set import LabelledSet
 from tests.plates import BUNDLE, PRODUCT
 
-HEAVY = {"torch", "prefect", "fiftyone", "label_studio_sdk"}
+HEAVY = {"torch", "prefect", "fiftyone", "label_studio_sdk", "cv2", "httpx"}
 
 
 def status(workspace: Path, *more: str) -> Any:
