@@ -32,10 +32,11 @@ from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.label_studio import labeling_config, lifecycle
 from integrations.label_studio.client import Client
 from integrations.label_studio.images import LocalFiles
-from integrations.label_studio.payload import PushItem, region_id, task_json
+from integrations.label_studio.payload import task_json
 from integrations.label_studio.planning import PushRequest
 from integrations.label_studio.pull import pull
 from integrations.label_studio.push import push
+from integrations.push_items import PushItem, region_id
 from saa_core import library, masks
 from saa_core.reviews import PredictedRegion
 from saa_core.types import ImageRef

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, cast
 from integrations.catalog import Catalog, RunRecord
 from integrations.finished_run import without_run
 from integrations.formats.exported import ExportRegion
-from integrations.label_studio.labeling_config import label_of
+from integrations.labels import label_of
 from integrations.outputs import ImageRecord, read_records
 from saa_core.errors import StoreError
 from saa_core.masks import from_coco

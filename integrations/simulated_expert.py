@@ -16,10 +16,10 @@ from datetime import datetime
 import numpy as np
 from scipy import ndimage
 
-from integrations.label_studio.labeling_config import GENERIC, labels_of
-from integrations.label_studio.payload import push_item
 from integrations.label_studio.planning import draw
+from integrations.labels import GENERIC, labels_of
 from integrations.outputs import ImageRecord
+from integrations.push_items import push_item
 from saa_core.masks import Rle, containment, decode_crop, encode_crop, iou, union
 from saa_core.prompts import PromptBundle
 from saa_core.refinement.outcome import Effort

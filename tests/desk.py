@@ -17,10 +17,11 @@ from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.label_studio.client import Client
 from integrations.label_studio.images import Upload
 from integrations.label_studio.listing import list_tasks
-from integrations.label_studio.payload import KEY, PushItem, region_id
+from integrations.label_studio.payload import KEY
 from integrations.label_studio.planning import PushReport, PushRequest
 from integrations.label_studio.pull import PullReport, pull
 from integrations.label_studio.push import Advance, push, remembered_project
+from integrations.push_items import PushItem, region_id
 from saa_core.masks import Rle, encode
 from saa_core.prompts import LanguagePrompt, Phrase, PromptBundle
 from saa_core.reviews import PredictedRegion, Review

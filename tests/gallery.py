@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.finished_run import FinishedRun, finished_run
-from integrations.label_studio.payload import push_item
 from integrations.outputs import RunFolder
+from integrations.push_items import push_item
 from integrations.settings import Settings
 from saa_core.masks import Rle, encode_crop
 from saa_core.prompts import LanguagePrompt, Phrase, PromptBundle

@@ -23,8 +23,8 @@ from integrations.fiftyone.schema import BundleFields, bundle_fields, declare_bu
 from integrations.fiftyone.tagging import unread
 from integrations.finished_run import FinishedRun
 from integrations.intake import Intake
-from integrations.label_studio.payload import PushItem, push_item
 from integrations.outputs import ImageRecord, RegionRecord
+from integrations.push_items import PushItem, push_item
 from saa_core.errors import ImageError
 from saa_core.types import ImageRef
 

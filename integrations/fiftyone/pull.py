@@ -25,7 +25,7 @@ from integrations.fiftyone.schema import BundleFields
 from integrations.fiftyone.tagging import ACCEPTED, GOOD, REJECTED, Tags, note_read, tags_in
 from integrations.finished_run import FinishedRun
 from integrations.intake import Intake
-from integrations.label_studio.payload import push_item
+from integrations.push_items import push_item
 from saa_core.errors import ReviewError
 from saa_core.masks import to_string
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, Verdict, compare, evidence

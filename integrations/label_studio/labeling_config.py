@@ -8,7 +8,6 @@ and labels by name, so whatever a project's configuration has stays.
 from __future__ import annotations
 
 import colorsys
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -19,13 +18,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from saa_core.errors import ServiceError
-from saa_core.prompts import PromptBundle
 from saa_core.reviews import Verdict
 
-GENERIC = "defect"
-"""The label of every class-agnostic phrase: "anomaly", "flaw" and the like are synonyms."""
-
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NAME = "labeling configuration"
 _HOTKEYS = "123456789"
 
@@ -73,24 +67,11 @@ class Merged:
     changed: bool
 
 
-def label_of(phrase: str, bundle: PromptBundle) -> str:
-    """The label of a region that `phrase` found: a class-specific phrase is its own, any other is GENERIC."""
-    specific = any(phrase == known.text for known in bundle.language.specific)
-    return (_fit(phrase) if specific else "") or GENERIC
-
-
-def labels_of(bundle: PromptBundle) -> tuple[str, ...]:
-    """Every label that `label_of` can give, each once, in the bundle's order; GENERIC is the last."""
-    labels = dict.fromkeys(label_of(phrase.text, bundle) for phrase in bundle.language.specific)
-    labels.pop(GENERIC, None)
-    return (*labels, GENERIC)
-
-
 def build(labels: Sequence[str]) -> str:
     """The configuration of a new project.
 
     Args:
-        labels: As `labels_of` gives them.
+        labels: As `integrations.labels.labels_of` gives them.
     """
     root = Element("View")
     root.append(Element("Header", {"value": "$title"}))
@@ -108,7 +89,7 @@ def merge(current_xml: str, labels: Sequence[str]) -> Merged:
 
     Args:
         current_xml: The configuration as the project has it.
-        labels: As `labels_of` gives them.
+        labels: As `integrations.labels.labels_of` gives them.
 
     Raises:
         ServiceError: The configuration is no XML, or lacks what masks hang on: its image or its brush was removed,
@@ -133,11 +114,6 @@ def labels_in(xml: str) -> tuple[str, ...]:
         ServiceError: As `merge`.
     """
     return tuple(_labels(_require(_parsed(xml), "BrushLabels", _MASK)))
-
-
-def _fit(phrase: str) -> str:
-    """A phrase as a label: without what XML cannot hold, white space as an attribute keeps it."""
-    return " ".join(_NOT_XML.sub(" ", phrase).split())
 
 
 def _parsed(xml: str) -> Element:

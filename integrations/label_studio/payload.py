@@ -6,7 +6,6 @@ the expert's words on it a `textarea` row with the same id, the verdict on the i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,69 +13,16 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from integrations.label_studio.brush import decode_rle, encode_rle
-from integrations.label_studio.labeling_config import GENERIC, label_of
-from integrations.outputs import ImageRecord
+from integrations.labels import GENERIC
+from integrations.push_items import PushItem
 from saa_core.errors import ImageError, MaskError, ReviewError
-from saa_core.masks import from_coco
-from saa_core.prompts import PromptBundle
 from saa_core.reviews import PredictedRegion, ReviewedRegion, Verdict
-from saa_core.types import ImageRef
 
 KEY = "saa_image"
 """Field of a task's data that holds the image's key: what makes a task ours, and one per image."""
 
 UNAIDED = "saa_unaided"
 """Field of a task's data that says that it is to be reviewed without pre-annotation."""
-
-_ID_LETTERS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class PushItem:
-    """One image of a run as it is pushed.
-
-    Attributes:
-        ref: The image.
-        height: Rows of the upright image, in pixels.
-        width: Columns of the upright image, in pixels.
-        priority: How much a review of it would tell, in [0, 1].
-        regions: What the run found on it, best first.
-        phrase_scores: For each region the score of each phrase of the bundle, in [0, 1].
-    """
-
-    ref: ImageRef
-    height: int
-    width: int
-    priority: float
-    regions: tuple[PredictedRegion, ...]
-    phrase_scores: tuple[Mapping[str, float], ...]
-
-    @property
-    def name(self) -> str:
-        """What the user calls the image."""
-        return self.ref.names[0]
-
-
-def push_item(record: ImageRecord, ref: ImageRef, priority: float, run: str, bundle: PromptBundle) -> PushItem:
-    """An image of a run, from its record in the run's folder."""
-    height, width = record["size"]
-    regions = tuple(
-        PredictedRegion(
-            id=region_id(run, ref.key, rank),
-            label=label_of(region["label"], bundle),
-            phrase=region["label"],
-            score=region["confidence"],
-            mask=from_coco(region["segmentation"]),
-        )
-        for rank, region in enumerate(record["regions"])
-    )
-    scores = tuple(region["phrase_scores"] for region in record["regions"])
-    return PushItem(ref, height, width, priority, regions, scores)
-
-
-def region_id(run: str, image: str, rank: int) -> str:
-    """The id under which the editor shows, keeps and sends back a region: the same run always gives the same."""
-    return hashlib.sha256(f"{run}\n{image}\n{rank}".encode()).hexdigest()[:_ID_LETTERS]
 
 
 def check_item(item: PushItem, labels: Iterable[str]) -> None:

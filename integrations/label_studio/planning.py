@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from integrations.label_studio.labeling_config import labels_of
 from integrations.label_studio.listing import KnownTask
-from integrations.label_studio.payload import PushItem, check_item
+from integrations.label_studio.payload import check_item
+from integrations.labels import labels_of
+from integrations.push_items import PushItem
 from saa_core.errors import ImageError
 from saa_core.prompts import PromptBundle
 

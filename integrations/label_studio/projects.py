@@ -92,7 +92,7 @@ def find_or_make(client: Client, product: str, labels: Sequence[str], *, remembe
     Args:
         client: The server.
         product: The product's name.
-        labels: Labels of the bundle, see `labeling_config.labels_of`.
+        labels: Labels of the bundle, see `integrations.labels.labels_of`.
         remembered: Number of the project that was used last. It counts only if it still is the product's: another
             server may have moved in at the same address.
 

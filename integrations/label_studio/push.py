@@ -19,10 +19,12 @@ from integrations.catalog import Catalog, PredictionRecord, now
 from integrations.label_studio import projects
 from integrations.label_studio.client import Client
 from integrations.label_studio.images import ImageSource, PublishedImage
-from integrations.label_studio.labeling_config import labels_in, labels_of
+from integrations.label_studio.labeling_config import labels_in
 from integrations.label_studio.listing import KnownTask, known_tasks
-from integrations.label_studio.payload import PushItem, prediction_json, task_json
+from integrations.label_studio.payload import prediction_json, task_json
 from integrations.label_studio.planning import Plan, PushReport, PushRequest, make_plan
+from integrations.labels import labels_of
+from integrations.push_items import PushItem
 from saa_core.errors import AnswerLostError, ServiceError
 
 BATCH_ITEMS = 250

@@ -13,11 +13,11 @@ from integrations.label_studio.client import Client
 from integrations.label_studio.connection import Connection, connection
 from integrations.label_studio.doorbell import address
 from integrations.label_studio.images import ImageSource, image_source
-from integrations.label_studio.payload import push_item
 from integrations.label_studio.planning import PushReport, PushRequest
 from integrations.label_studio.pull import PullReport, pull
 from integrations.label_studio.push import Advance, dry_push, push, remembered_project
 from integrations.label_studio.webhook import answers, register, webhook_secret
+from integrations.push_items import push_item
 from integrations.settings import Settings
 from saa_core.errors import ServiceError, StoreError
 

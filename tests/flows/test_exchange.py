@@ -26,9 +26,9 @@ from flows.runs import LabelRequest
 from flows.start import start
 from integrations.catalog import Catalog, RunRecord
 from integrations.label_studio.client import Client
-from integrations.label_studio.payload import push_item
 from integrations.label_studio.webhook import webhook_secret
 from integrations.outputs import read_records
+from integrations.push_items import push_item
 from integrations.settings import Settings
 from saa_core.masks import encode
 from saa_core.prompts import PromptBundle

@@ -18,10 +18,10 @@ from PIL import Image
 from integrations.catalog import Catalog, RunImage, RunRecord
 from integrations.label_studio.client import Client
 from integrations.label_studio.images import LocalFiles
-from integrations.label_studio.payload import PushItem, region_id
 from integrations.label_studio.planning import PushRequest
 from integrations.label_studio.pull import PullReport, pull
 from integrations.label_studio.push import push
+from integrations.push_items import PushItem, region_id
 from saa_core.masks import decode, encode
 from saa_core.prompts import LanguagePrompt, PromptBundle
 from saa_core.reviews import PredictedRegion, RegionReview, Review, evidence

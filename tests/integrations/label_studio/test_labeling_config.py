@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
-from integrations.label_studio.labeling_config import GENERIC, Merged, build, label_of, labels_in, labels_of, merge
+from integrations.label_studio.labeling_config import Merged, build, labels_in, merge
+from integrations.labels import GENERIC, label_of, labels_of
 from saa_core.errors import ServiceError
 from saa_core.prompts import PromptBundle
 from saa_core.reviews import Verdict

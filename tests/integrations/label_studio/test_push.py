@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from integrations.batches import batches
 from integrations.catalog import Catalog
 from integrations.label_studio.listing import KnownTask
-from integrations.label_studio.payload import KEY, PushItem, check_item, prediction_json, read_answer
+from integrations.label_studio.payload import KEY, check_item, prediction_json, read_answer
 from integrations.label_studio.planning import PushRequest, draw, make_plan
 from integrations.label_studio.push import BATCH_BYTES, BATCH_ITEMS, dry_push, push
+from integrations.push_items import PushItem
 from saa_core.errors import ImageError, ServiceError
 from saa_core.masks import Rle, encode
 from saa_core.reviews import PredictedRegion
