@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from integrations.catalog import Catalog
+from integrations.fiftyone.appearance import same_sidebar
 from integrations.fiftyone.bundles import bundles_in, runs_in
 from integrations.fiftyone.columns import database_errors, put_plain
 from integrations.fiftyone.report import PublishReport
@@ -80,10 +81,12 @@ def evaluate_regions(dataset: Any, report: PublishReport) -> None:
             state = _digest(view.values(["key", f"{FIELD}.review", f"{fields.predictions}.run"]))
             if evaluated.get(fields.key) == state:
                 continue
-            if fields.evaluation in dataset.list_evaluations():
-                dataset.delete_evaluation(fields.evaluation)
+            with same_sidebar(dataset):
+                if fields.evaluation in dataset.list_evaluations():
+                    dataset.delete_evaluation(fields.evaluation)
+                if len(view):
+                    _evaluate(view, fields)
             if len(view):
-                _evaluate(view, fields)
                 report.count(fields.evaluation, len(view))
             evaluated[fields.key] = state
             keep_notes(dataset, notes)

@@ -7,7 +7,7 @@ and a publish that was cut off anywhere is finished by the next one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from integrations.fiftyone.bundles import judged_in, note_bundle
+from integrations.fiftyone.bundles import bundles_in, judged_in, note_bundle
 from integrations.fiftyone.columns import Cell, database_errors, put, put_plain
 from integrations.fiftyone.media import CroppedMask, Media
 from integrations.fiftyone.report import PublishReport
@@ -39,6 +39,7 @@ def publish_run(
     descriptors: Mapping[str, NDArray[np.float32]],
     media: Media,
     intake: Intake,
+    hidden: Set[str],
     advance: Advance,
 ) -> PublishReport:
     """Bring a run into its product's data set.
@@ -50,6 +51,7 @@ def publish_run(
         descriptors: By key, float32 (C,), its images as vectors.
         media: Where its masks go.
         intake: What was said in the App, pulled just now: regions are replaced.
+        hidden: Keys of images that experts are to judge without masks: nothing of what was found is shown on them.
         advance: Told of the progress.
 
     Raises:
@@ -69,7 +71,7 @@ def publish_run(
     }
     maps = {record["key"]: _map(fiftyone, run.folder / record["maps"][0]) for record in run.images}
     scores = {record["key"]: record["score"] for record in run.images}
-    for key in _kept(dataset, fields, report):
+    for key in _kept(dataset, fields, report) | hidden:
         for cells in (regions, maps, scores):
             cells.pop(key, None)
     tokens = ("run", "detections.id", "detections.mask_path")
@@ -77,6 +79,7 @@ def publish_run(
     report.count(fields.map, put(dataset, fields.map, maps, ("map_path",)))
     report.count(fields.score, put_plain(dataset, fields.score, scores))
     note_bundle(dataset, fields, run.record, run.models)
+    _hide(dataset, hidden, report)
     judged = {key for key, held in judged_in(dataset).items() if held == (fields, run.record.id)}
     priorities = {item.ref.key: item.priority for item in items if item.ref.key in judged}
     report.count("review_priority", put_plain(dataset, "review_priority", priorities))
@@ -90,6 +93,15 @@ def _kept(dataset: Any, fields: BundleFields, report: PublishReport) -> set[str]
     if kept:
         report.notes.append(f"{len(kept)} images keep the regions that they have: a pull could not use all their tags")
     return kept
+
+
+def _hide(dataset: Any, hidden: Set[str], report: PublishReport) -> None:
+    """Take away what any bundle shows on these images, tags that no pull could use aside."""
+    nothing = Cell((None,), lambda: None)
+    for fields in bundles_in(dataset):
+        cells = dict.fromkeys(hidden - unread(dataset, fields), nothing)
+        for name, token in ((fields.predictions, "run"), (fields.map, "map_path"), (fields.score, "")):
+            report.count(name, put(dataset, name, cells, (token,)))
 
 
 def _samples(

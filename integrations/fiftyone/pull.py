@@ -31,6 +31,7 @@ from saa_core.masks import to_string
 from saa_core.reviews import PredictedRegion, RegionReview, Review, ReviewedRegion, Verdict, compare, evidence
 
 ANNOTATOR = "fiftyone"
+_NOT_SHOWN = "nothing found is shown on it: Label Studio has it without masks, or no run that holds it was pushed here"
 EDITED = "masks edited in FiftyOne's App, at its canvas's resolution"
 
 _Word = TypeVar("_Word")
@@ -139,7 +140,7 @@ def _understood(
     for key, word in words.items():
         try:
             if key not in shown:
-                raise ReviewError("", "no bundle shows it; `saa push fiftyone` with a run that holds it comes first")
+                raise ReviewError("", _NOT_SHOWN)
             yield key, meaning(shown[key], word)
         except ReviewError as error:
             intake.refused.append((names[key], error.reason))

@@ -1,4 +1,4 @@
-"""One data set per product: its fields, all declared before anything is written, and how the App shows them.
+"""One data set per product: its fields, all declared before anything is written.
 
 Two processes that declare fields at once can leave a data set that no one can read; fields that are there are safe.
 So a data set is declared whole when it is made, a bundle's fields when the bundle first comes, under the writer's lock.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,6 @@ OURS = "saa"
 """Key of a data set's `info` that says that we made it, and which bundles it holds."""
 
 _ADVICE = "name one of the two otherwise, or set SAA_FIFTYONE_DATABASE to a database of its own"
-
-FOUND_COLOR, EXPERT_COLOR = "#f97316", "#22c55e"
 
 _REGION = {
     "phrase": "The words of the bundle that found it",
@@ -154,55 +152,6 @@ def declare_bundle(fiftyone: Any, dataset: Any, fields: BundleFields, title: str
     _declare(
         fiftyone, dataset, {f"{inside}.phrase_scores": (fiftyone.DictField, {}, "Score of each phrase, in [0, 1]")}
     )
-
-
-def arrange(fiftyone: Any, dataset: Any, current: BundleFields, earlier: Sequence[BundleFields]) -> None:
-    """Sidebar, colours and what is shown at first; nothing is written where it is so already."""
-    config, before = dataset.app_config, dataset.app_config.to_dict()
-    config.sidebar_groups = _sidebar(fiftyone, current, earlier)
-    config.color_scheme = fiftyone.ColorScheme(
-        color_by="field",
-        fields=[
-            {"path": current.predictions, "fieldColor": FOUND_COLOR},
-            {"path": "expert", "fieldColor": EXPERT_COLOR},
-        ],
-        default_colorscale={"name": "inferno", "list": None},
-    )
-    shown = [current.predictions, current.map, "expert", "verdict", "review_state", current.score]
-    config.active_fields = fiftyone.ActiveFields(exclude=False, paths=shown)
-    # A colour scheme has an id of its own that is new each time.
-    if _plain(before) != _plain(config.to_dict()):
-        dataset.save()
-
-
-def _plain(config: dict[str, Any]) -> str:
-    scheme = config.get("color_scheme") or {}
-    return json.dumps({**config, "color_scheme": {**scheme, "_id": None, "id": None}}, sort_keys=True, default=str)
-
-
-def _sidebar(fiftyone: Any, current: BundleFields, earlier: Sequence[BundleFields]) -> list[Any]:
-    old = [path for fields in earlier for path in _paths(fields)]
-    groups = {
-        "tags": (["tags"], True),
-        "what was found": (_paths(current), True),
-        "what experts say": (["expert", "verdict", "review_state", "dispute", "expert_change", "blind"], True),
-        "what to look at": (["review_priority", "bundle_change", "uniqueness", "near_duplicate"], True),
-        "the image": (
-            ["name", "names", "lot", "key", "id", "read_tags", "filepath", "created_at", "last_modified_at"],
-            False,
-        ),
-        "earlier bundles": (old, False),
-        "metadata": (["metadata." + name for name in ("size_bytes", "mime_type", "width", "height")], False),
-    }
-    return [
-        fiftyone.SidebarGroupDocument(name=name, paths=paths, expanded=expanded)
-        for name, (paths, expanded) in groups.items()
-        if paths
-    ]
-
-
-def _paths(fields: BundleFields) -> list[str]:
-    return [fields.predictions, fields.map, fields.score, fields.pixel_f1]
 
 
 def _fields(fiftyone: Any) -> dict[str, tuple[Any, dict[str, Any], str]]:

@@ -2,43 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from integrations.fiftyone.appearance import EXPERT_COLOR, FOUND_COLOR
 from integrations.fiftyone.columns import database_errors
-from integrations.fiftyone.schema import EXPERT_COLOR, FOUND_COLOR, BundleFields
+from integrations.fiftyone.report import PublishReport
+from integrations.fiftyone.schema import BundleFields
 
 CHANGED = 0.2
 """From this share of differing pixels on, two sets of masks of one image count as different."""
 _UNUSUAL, _WEAK = 0.95, 0.25
 
 
-def save_views(dataset: Any, current: BundleFields, before: BundleFields | None) -> int:
-    """Save every view that the data set has the fields for; one that is as it should be is left.
+_MARK = "saa: "
+"""Beginning of the descriptions of our views; a view without it is somebody's own."""
+
+
+def save_views(
+    dataset: Any, current: BundleFields, before: BundleFields | None, threshold: float, report: PublishReport
+) -> list[str]:
+    """Save every view that the data set has the fields for; those that are as they should be, and others', are left.
 
     Args:
         dataset: The product's.
         current: The newest bundle.
         before: The one before it.
+        threshold: Confidence, in [0, 1], at which the newest bundle decides.
+        report: Told how many were written, and which are left out because somebody's own view has the name.
 
     Returns:
-        How many were written.
+        The names of ours.
 
     Raises:
         ServiceError: mongod does not answer.
     """
+    from fiftyone.core.utils import to_slug
+
     with database_errors():
-        known, written = set(dataset.list_saved_views()), 0
-        for name, (text, view) in _views(dataset, current, before).items():
-            plain = view._serialize(include_uuids=False)
-            if name in known and dataset.load_saved_view(name)._serialize(include_uuids=False) == plain:
-                continue
-            color = EXPERT_COLOR if "expert" in name else FOUND_COLOR
-            dataset.save_view(name, view, description=text, color=color, overwrite=True)
-            written += 1
-    return written
+        wanted = _views(dataset, current, before, threshold)
+        ours = _ours(dataset, wanted)
+        theirs = {to_slug(name): name for name in dataset.list_saved_views() if name not in ours}
+        taken = {name: theirs[to_slug(name)] for name in wanted if to_slug(name) in theirs}
+        saved = [_save(dataset, name, *wanted[name]) for name in wanted if name not in taken]
+    report.count("views", sum(saved))
+    report.notes += [f"your view {own!r} stays; rename it to get ours, {name!r}" for name, own in taken.items()]
+    return [name for name in wanted if name not in taken]
 
 
-def _views(dataset: Any, current: BundleFields, before: BundleFields | None) -> dict[str, tuple[str, Any]]:
+def _ours(dataset: Any, names: Iterable[str]) -> set[str]:
+    there = set(dataset.list_saved_views())
+    return {
+        name
+        for name in names
+        if name in there and (dataset.get_saved_view_info(name)["description"] or "").startswith(_MARK)
+    }
+
+
+def _save(dataset: Any, name: str, text: str, view: Any) -> bool:
+    """Save one of ours, in the colour that somebody may have given it; returns whether it had to be written."""
+    color = EXPERT_COLOR if "expert" in name else FOUND_COLOR
+    if name in dataset.list_saved_views():
+        there = dataset.load_saved_view(name)
+        if there._serialize(include_uuids=False) == view._serialize(include_uuids=False):
+            return False
+        color = dataset.get_saved_view_info(name)["color"]
+    dataset.save_view(name, view, description=_MARK + text, color=color, overwrite=True)
+    return True
+
+
+def _views(
+    dataset: Any, current: BundleFields, before: BundleFields | None, threshold: float
+) -> dict[str, tuple[str, Any]]:
     """Description and view by name."""
     from fiftyone import ViewField as F
 
@@ -50,8 +85,8 @@ def _views(dataset: Any, current: BundleFields, before: BundleFields | None) -> 
             unreviewed.sort_by("review_priority", reverse=True),
         ),
         "most uncertain": (
-            "Not reviewed, with regions; the closest calls first",
-            unreviewed.match(found.length() > 0).sort_by("review_priority", reverse=True),
+            f"Not reviewed; regions with a confidence nearest to {threshold:.3g}, where it is decided, come first",
+            unreviewed.match(found.length() > 0).sort_by(found.map((F("confidence") - threshold).abs()).min()),
         ),
         "likely false alarms": (
             "Regions that match none of the expert's, and on images without a review the weakest quarter",
@@ -85,7 +120,8 @@ def _views(dataset: Any, current: BundleFields, before: BundleFields | None) -> 
 def _false_alarms(dataset: Any, current: BundleFields) -> Any:
     from fiftyone import ViewField as F
 
-    found = dataset.values(f"{current.predictions}.detections.confidence", unwind=True)
+    unreviewed = dataset.match(F("review_state") != "reviewed")
+    found = unreviewed.values(f"{current.predictions}.detections.confidence", unwind=True)
     confidences = sorted(value for value in found if value is not None)
     weak = confidences[int(_WEAK * len(confidences))] if confidences else 0.0
     doubtful = F("$review_state").is_in(["reviewed"]).if_else(F(current.evaluation) == "fp", F("confidence") <= weak)

@@ -11,6 +11,7 @@ from typing import Any
 
 from integrations.catalog import Catalog
 from integrations.environments import held
+from integrations.fiftyone.appearance import arrange, prepare_drawing
 from integrations.fiftyone.bundles import bundles_in
 from integrations.fiftyone.curation import compare_bundles, compare_images, evaluate_regions, regions_found
 from integrations.fiftyone.environment import connect
@@ -20,13 +21,15 @@ from integrations.fiftyone.publish import Advance, publish_run
 from integrations.fiftyone.pull import pull
 from integrations.fiftyone.report import PublishReport
 from integrations.fiftyone.reviews import publish_reviews
-from integrations.fiftyone.schema import arrange, find_dataset, make_dataset
+from integrations.fiftyone.schema import find_dataset, make_dataset, notes_of
 from integrations.fiftyone.shown import note_shown
 from integrations.fiftyone.views import save_views
 from integrations.finished_run import Describe, finished_run, run_of
 from integrations.intake import Intake
+from integrations.labels import labels_of
 from integrations.settings import Settings
 from saa_core.errors import ServiceError
+from saa_core.reviews import evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def publish(settings: Settings, product: str, run: str | None, describe: Describ
     """
     with _writing(settings, product) as fiftyone, Catalog(settings.catalog_url) as catalog:
         dataset, report = _publish(fiftyone, settings, catalog, product, run, describe, advance)
-        report.count("views", _show(fiftyone, dataset))
+        _show(fiftyone, dataset, catalog, report)
         return report
 
 
@@ -99,9 +102,9 @@ def curate(settings: Settings, product: str, run: str | None, describe: Describe
         advance("comparing", 2, 3)
         compare_images(dataset, report)
         advance("comparing", 3, 3)
-        report.count("views", _show(fiftyone, dataset))
+        names = _show(fiftyone, dataset, catalog, report)
         regions = {fields.key: regions_found(dataset, fields) for fields in bundles_in(dataset)}
-        views = {name: len(dataset.load_saved_view(name)) for name in dataset.list_saved_views()}
+        views = {name: len(dataset.load_saved_view(name)) for name in names}
         return Curated(report, {key: counts for key, counts in regions.items() if counts}, views)
 
 
@@ -119,21 +122,32 @@ def _publish(
     dataset = make_dataset(fiftyone, product)
     intake = _pull(dataset, settings, catalog)
     reviews = catalog.count_reviews(product)
-    report = publish_run(fiftyone, dataset, finished, descriptors, media, intake, advance)
+    hidden = _blind(catalog, product)
+    report = publish_run(fiftyone, dataset, finished, descriptors, media, intake, hidden, advance)
     publish_reviews(fiftyone, dataset, catalog, media, report)
     note_shown(catalog, settings.fiftyone_database, product, finished.record.id, reviews)
     return dataset, report
+
+
+def _blind(catalog: Catalog, product: str) -> set[str]:
+    """Images that experts got without masks, until a review of them counts."""
+    alone = {key for key, aided in catalog.sent(product).items() if not aided}
+    return alone - evidence(catalog.reviews(product, alone)).keys()
 
 
 def _pull(dataset: Any, settings: Settings, catalog: Catalog) -> Intake:
     return pull(dataset, catalog, lambda run: finished_run(settings, catalog, catalog.run(run)))
 
 
-def _show(fiftyone: Any, dataset: Any) -> int:
-    """How the App shows a data set; returns how many saved views were written."""
+def _show(fiftyone: Any, dataset: Any, catalog: Catalog, report: PublishReport) -> list[str]:
+    """How the App shows a data set; returns the names of our saved views."""
     *earlier, current = bundles_in(dataset)
+    bundle = catalog.bundle(notes_of(dataset)["bundles"][-1]["bundle"])
+    decision = bundle.decision
     arrange(fiftyone, dataset, current, earlier)
-    return save_views(dataset, current, earlier[-1] if earlier else None)
+    prepare_drawing(dataset, labels_of(bundle))
+    threshold = decision.region_floor if decision.accept is None else decision.accept
+    return save_views(dataset, current, earlier[-1] if earlier else None, threshold, report)
 
 
 @contextmanager

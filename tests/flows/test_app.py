@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,14 @@ class Desk:
         field = newest_predictions(self.dataset)
         return list(self.dataset.select(self.samples[number]).values(f"{field}.detections.tags")[0])
 
+    @contextmanager
+    def another(self) -> Iterator[str]:
+        """An image that no run shows."""
+        sample = self.fiftyone.Sample(filepath="/none.png", key="none")
+        self.dataset.add_sample(sample)
+        yield sample.id
+        self.dataset.delete_samples([sample.id])
+
     def ask(self, path: str, verb: str, selected: list[str], labels: Labels, dataset: str, **more: Any) -> Any:
         asked = {
             "operator_uri": f"@saa/curation/{verb}",
@@ -86,14 +95,16 @@ class Desk:
     def done(self, verb: str, selected: list[str], labels: Labels = (), **params: Any) -> str:
         answer = self.ask("execute", verb, selected, labels, PRODUCT, params=params)
         assert not answer["error"], answer["error"]
+        assert not answer["result"]["refused"], answer["result"]["message"]
         return str(answer["result"]["message"])
 
     def refused(
         self, verb: str, selected: list[str], labels: Labels = (), dataset: str = PRODUCT, **params: Any
     ) -> str:
         answer = self.ask("execute", verb, selected, labels, dataset, params=params)
-        assert answer["error"]
-        return str(answer["error_message"])
+        assert not answer["error"], "a refusal is an answer"
+        assert answer["result"]["refused"]
+        return str(answer["result"]["message"])
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +159,18 @@ class TestRefusals:
         assert "Only regions of the newest bundle" in desk.refused("accept_regions", [], labels)
         assert "expert holds no region that saa proposed" in desk.refused("explain_region", [], labels[:1])
 
+    def test_what_is_not_there_any_more(self, desk: Desk) -> None:
+        gone = [desk.regions(0)[0] | {"label_id": "0" * 24}]
+        assert "is not there any more" in desk.refused("explain_region", [], gone)
+        for verb in SELECTING:
+            assert "is not there any more" in desk.refused(verb, ["0" * 24])
+
+    def test_the_form_cannot_be_sent(self, desk: Desk) -> None:
+        form = json.loads(desk.form("mark_good", []))
+        assert form["invalid"]
+        assert form["error_message"].startswith("Nothing is selected")
+        assert not json.loads(desk.form("mark_good", desk.samples[:1]))["invalid"]
+
     def test_images_without_regions(self, desk: Desk) -> None:
         assert "have no regions" in desk.refused("accept_regions", desk.samples[-1:])
 
@@ -155,7 +178,9 @@ class TestRefusals:
         assert desk.refused("explain_region", desk.samples[:2]) == "Select one region, or one image."
 
     def test_the_whole_set_without_a_word(self, desk: Desk) -> None:
-        assert f"The whole set of {COUNT} images" in desk.form("relabel", [])
+        with desk.another() as extra:
+            assert f"The whole set of the latest run, {COUNT} images of " in desk.form("relabel", [])
+            assert "1 of the selected images show nothing" in desk.refused("mark_good", [extra])
         refused = desk.refused("relabel", desk.samples[:1], bundle="generic", whole_set=False)
         assert "Nothing was done: tick" in refused
 
@@ -171,6 +196,11 @@ def test_a_region_and_an_image_explained(desk: Desk) -> None:
     assert "| region floor | confidence |" in region
     assert desk.done("explain_region", desk.samples[:1]).startswith("Marked: 1 region of")
     assert desk.done("explain_region", desk.samples[-1:]).startswith("Not marked: ")
+
+
+def test_the_opened_image_is_meant_where_none_is_selected(desk: Desk) -> None:
+    answer = desk.ask("execute", "explain_region", [], (), PRODUCT, params={}, current_sample=desk.samples[0])
+    assert answer["result"]["message"].startswith("Marked: ")
 
 
 def test_what_is_judged_comes_back_as_reviews(desk: Desk) -> None:

@@ -14,7 +14,11 @@ from fiftyone.operators import types
 
 from flows.app.command import saa
 from flows.app.words import explained
+from integrations.catalog import Catalog
+from integrations.fiftyone.bundles import judged_in
 from integrations.fiftyone.tagging import accept, judged_regions, mark_good, newest_predictions
+from integrations.finished_run import run_of
+from integrations.settings import Settings
 from saa_core.errors import SaaError
 
 
@@ -31,25 +35,34 @@ class _Operator(foo.Operator):  # type: ignore[misc]
         return foo.OperatorConfig(name=self.verb, label=self.title, description=self.text)
 
     def resolve_input(self, ctx: Any) -> Any:
-        """The form: what will be done with how many, or why it cannot be."""
-        form = types.Object()
+        """The form: what will be done with how many, or why it cannot be, which keeps it from being run."""
+        form, refusal = types.Object(), None
         try:
             form.view("plan", types.Notice(label=self.plan(ctx)))
-        except SaaError as error:
-            form.view("refusal", types.Error(label=str(error)))
-        else:
             self.ask(form)
-        return types.Property(form, view=types.View(label=self.title))
+        except SaaError as error:
+            refusal = str(error)
+            form.view("refusal", types.Error(label=refusal))
+        # Of the form only: an invalid one at the execution would be answered by a fault of the server.
+        asked = "target" in ctx.request_params
+        view = types.View(label=self.title)
+        return types.Property(form, view=view, invalid=asked and refusal is not None, error_message=refusal or "")
 
     def execute(self, ctx: Any) -> dict[str, Any]:
-        """Do it; an error of ours is shown as the operator's."""
-        self.plan(ctx)
-        return {"message": self.work(ctx)}
+        """Do it, and say what was done, or why it was not: an exception would look like a fault of the App."""
+        try:
+            self.plan(ctx)
+            return {"message": self.work(ctx), "refused": False}
+        except SaaError as error:
+            return {"message": str(error), "refused": True}
 
     def resolve_output(self, ctx: Any) -> Any:
         """The answer."""
         answer = types.Object()
-        answer.str("message", view=types.MarkdownView())
+        if ctx.results["refused"]:
+            answer.view("refusal", types.Error(label=ctx.results["message"]))
+        else:
+            answer.str("message", view=types.MarkdownView())
         return types.Property(answer, view=types.View(label=self.title))
 
     def plan(self, ctx: Any) -> str:
@@ -122,6 +135,10 @@ class MarkGood(_Operator):
     def plan(self, ctx: Any) -> str:
         """As `_Operator.plan`."""
         newest_predictions(ctx.dataset)
+        keys = ctx.dataset.select(_selected(ctx)).values("key")
+        blind = len(set(keys) - judged_in(ctx.dataset).keys())
+        if blind:
+            raise SaaError(f"{blind} of the selected images show nothing that was found: experts judge them elsewhere.")
         return f"{_images(_selected(ctx))} will be tagged good, and their regions lose the tag accepted."
 
     def work(self, ctx: Any) -> str:
@@ -159,7 +176,10 @@ class Relabel(_Operator):
     def plan(self, ctx: Any) -> str:
         """As `_Operator.plan`."""
         newest_predictions(ctx.dataset)
-        whole = f"The whole set of {len(ctx.dataset)} images"
+        with Catalog(Settings.load().catalog_url) as catalog:
+            run = run_of(catalog, ctx.dataset.name, None)
+            number = sum(image.state != "quarantined" for image in catalog.images_of(run.id))
+        whole = f"The whole set of the latest run, {number} images of {run.source},"
         return f"{whole} will be labelled again, not only what is selected; the regions there are stay beside the new."
 
     def ask(self, form: Any) -> None:
@@ -179,6 +199,9 @@ class Relabel(_Operator):
         return f"{done['regions']} regions by bundle {done['bundle'][:8]} on {sum(done['images'].values())} images."
 
 
+_GONE = "What is selected is not there any more: load the page anew, and select again."
+
+
 def register(plugin: Any) -> None:
     """Called by FiftyOne."""
     for operator in (SendToLabelStudio, AcceptRegions, MarkGood, ExplainRegion, Relabel):
@@ -186,9 +209,13 @@ def register(plugin: Any) -> None:
 
 
 def _selected(ctx: Any) -> list[str]:
-    if not ctx.selected:
-        raise SaaError("Nothing is selected: select images first, by the box in their corner.")
-    return list(ctx.selected)
+    """The selected images; without any, the one that is open."""
+    images = list(ctx.selected) or [each for each in [ctx.current_sample] if each]
+    if not images:
+        raise SaaError("Nothing is selected: select images first, by the box in their corner, or open one.")
+    if len(ctx.dataset.select(images)) < len(images):
+        raise SaaError(_GONE)
+    return images
 
 
 def _images(selected: Sequence[str]) -> str:
@@ -214,9 +241,13 @@ def _explainable(ctx: Any) -> tuple[str, int | None, str]:
     if len(labels) > 1 or len(images) > 1:
         raise SaaError("Select one region, or one image.")
     field = labels[0]["field"] if labels else newest_predictions(ctx.dataset)
-    sample = ctx.dataset[images.pop()]
+    sample = next(iter(ctx.dataset.select(list(images))), None)
+    if sample is None:
+        raise SaaError(_GONE)
     held = sample.get_field(field) if field.startswith("predictions_") else None
     if held is None:
         raise SaaError(f"{field} holds no region that saa proposed on this image.")
     ranks = {each.id: int(each["rank"]) for each in held.detections}
+    if labels and labels[0]["label_id"] not in ranks:
+        raise SaaError(_GONE)
     return sample["key"], ranks[labels[0]["label_id"]] if labels else None, held["run"]

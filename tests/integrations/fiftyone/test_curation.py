@@ -12,7 +12,7 @@ from integrations.fiftyone.curation import likeness, pixel_f1
 from saa_core.masks import decode, union
 from saa_core.reviews import ReviewedRegion
 from tests.fiftyone_room import ONE, TWO, Room
-from tests.gallery import SECOND, bundle, kept, patch
+from tests.gallery import FIRST, SECOND, bundle, kept, patch
 
 
 @pytest.fixture
@@ -58,6 +58,25 @@ def test_every_question_has_its_view(reviewed: Room) -> None:
     alarms = reviewed.dataset.load_saved_view("likely false alarms")
     assert [each.rank for each in alarms.one({"name": "0000.png"})[ONE.predictions].detections] == [1]
     assert "bundles disagree" not in reviewed.dataset.list_saved_views()
+
+
+def test_uncertain_is_what_is_near_the_threshold(room: Room) -> None:
+    decided = FIRST.model_copy(update={"decision": FIRST.decision.model_copy(update={"accept": 0.7})})
+    room.gallery.label("run1", decided)
+    room.publish()
+    uncertain = names(room, "most uncertain")
+    assert (set(uncertain[:2]), set(uncertain[2:])) == ({"0000.png", "0003.png"}, {"0001.png", "0004.png"})
+    assert "nearest to 0.7" in room.dataset.get_saved_view_info("most uncertain")["description"]
+
+
+def test_the_weakest_quarter_is_that_of_what_is_not_reviewed(room: Room) -> None:
+    run = room.gallery.label("run1")
+    room.curate()
+    assert sorted(names(room, "likely false alarms")) == ["0000.png", "0003.png"]
+    for ref in (room.gallery.refs[0], room.gallery.refs[3]):
+        room.gallery.review(run, ref, kept(room.gallery.shown(run, ref)))
+    room.curate()
+    assert sorted(names(room, "likely false alarms")) == ["0001.png", "0004.png"]
 
 
 def test_two_bundles(reviewed: Room) -> None:

@@ -135,6 +135,25 @@ class TestReviews:
         assert (room.sample(4).blind, room.sample(5).blind) == (True, False)
         assert room.publish().written == {}
 
+    def test_nothing_is_shown_to_whoever_judges_without_masks(self, room: Room) -> None:
+        run, refs = room.gallery.label("run1"), room.gallery.refs
+        room.publish()
+        room.gallery.label("run2", SECOND, shift=2)
+        self.send(room, refs[0], aided=False)
+        room.publish()
+        for fields in (ONE, TWO):
+            shown = [room.sample(0)[name] for name in (fields.predictions, fields.map, fields.score)]
+            assert shown == [None, None, None]
+            assert room.sample(1)[fields.predictions].detections
+        assert room.publish().written == {}
+        room.dataset.match({"key": refs[0].key}).tag_samples("good")
+        ((name, reason),) = room.pull().refused
+        assert (name, "Label Studio has it without masks" in reason) == ("0000.png", True)
+        room.gallery.review(run, refs[0], [], verdict="good")
+        room.publish()
+        assert len(room.sample(0)[TWO.predictions].detections) == 2
+        assert room.sample(0)[TWO.map].map_path
+
     def send(self, room: Room, ref: ImageRef, *, aided: bool) -> None:
         with Catalog(room.gallery.settings.catalog_url) as catalog:
             catalog.remember_target(PRODUCT, "label-studio", "http://x", "label-studio project 1")
