@@ -12,6 +12,10 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 STAMP := .venv/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | cut -d ' ' -f 1)
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable
 
+# Python compiles what it imports, once. Where an image's PYTHONDONTWRITEBYTECODE forbids to keep that, each of the
+# hundred processes that the tests start compiles Prefect and FiftyOne again, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test slow setup check browser clean
 
 help: ## list the targets
@@ -21,7 +25,7 @@ demo: $(STAMP)-base ## the whole loop on a made product, about a minute after th
 	$(BIN)/saa demo
 
 test: check browser ## check, then the tests with their coverage limits; about 20 minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' --cov --cov-report=
 	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
 	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
 

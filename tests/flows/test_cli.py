@@ -171,8 +171,10 @@ class TestEvaluate:
         assert "plate" in table
         assert "mean" in table
 
-    @pytest.mark.parametrize("prompt", ["language", "property", "saliency", "confidence"])
-    @pytest.mark.parametrize("profile", ["batch", "paper", "reference"])
+    @pytest.mark.parametrize(
+        ("prompt", "profile"),
+        [("language", "paper"), ("property", "reference"), ("saliency", "batch"), ("confidence", "paper")],
+    )
     def test_ablations_run(self, dataset: Path, tmp_path: Path, prompt: str, profile: str) -> None:
         found = as_json("evaluate", dataset, "--without", prompt, "--profile", profile, "--workspace", tmp_path / "w")
         assert found["profile"] == profile
