@@ -1,7 +1,8 @@
 """The deployments beside the doorbell: Prefect's runner in a thread of its own, started again when it falls.
 
 It ends when its Prefect server stays away for a while, and the server may have lost what was registered there. So each
-start registers everything anew: deployments with their schedules, which a stop has paused, triggers, automations.
+start registers everything anew: deployments with their schedules, which a stop has paused, triggers, automations. What
+was missed meanwhile is done at once, not in the night.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from integrations.catalog import Catalog
 from integrations.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ _AT_ONCE = 4
 """Runs at once; each is a process."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+
+_MISSED = ("collect", "publish", "curate")
+"""What events and the doorbell may have asked for while nobody was there, or from a run that was killed. They change
+nothing where nothing was missed."""
 
 _SECONDS_BETWEEN_LOOKS = "5"
 _ENVIRONMENT = {
@@ -98,13 +104,20 @@ class Deployments:
         from flows.deployments import deployments
 
         known = deployments(self._settings)
-        ids = [await runner.aadd_deployment(each.for_runner()) for each in known]
+        ids = {each.name: await runner.aadd_deployment(each.for_runner()) for each in known}
         async with get_client() as client:
             await ensure_automations(client)
-            dropped = await drop_late_runs(client, ids)
+            dropped = await drop_late_runs(client, list(ids.values()))
+            if self._has_products():
+                for name in _MISSED:
+                    await client.create_flow_run_from_deployment(ids[name])
             where = client.api_url
         missed = f", {dropped} runs that were missed are dropped" if dropped else ""
         self._say(f"deployments on {where}: {', '.join(each.name for each in known)}{missed}")
+
+    def _has_products(self) -> bool:
+        with Catalog(self._settings.catalog_url) as catalog:
+            return bool(catalog.products())
 
 
 def _told(error: BaseException) -> str:

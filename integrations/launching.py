@@ -36,6 +36,8 @@ def spawn(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        if log_of(folder).exists():  # of one that was killed it is all that tells why
+            log_of(folder).replace(folder / "server.log.1")
         with log_of(folder).open("wb") as log:
             return subprocess.Popen(
                 command,
@@ -52,7 +54,7 @@ def spawn(
 
 
 def log_of(folder: Path) -> Path:
-    """What the server of this folder printed since its last start."""
+    """What the server of this folder printed since its last start; that of the start before is in server.log.1."""
     return folder / "server.log"
 
 

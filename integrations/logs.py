@@ -14,7 +14,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 LogKind = Literal["text", "json"]
 """text is Python's own way: warnings as they are, on stderr."""
@@ -39,20 +39,6 @@ class JsonLine(logging.Formatter):
         return json.dumps(said | about | raised, ensure_ascii=False, default=str)
 
 
-class _Lines(logging.StreamHandler[TextIO]):
-    """Our handler; another process may append to the same file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        super().__init__(sys.stderr if path is None else path.open("a", encoding="utf-8"))
-        self.setFormatter(JsonLine())
-
-    def close(self) -> None:
-        if self.path is not None:
-            self.stream.close()
-        super().close()
-
-
 def write_logs(kind: LogKind, path: Path | None) -> None:
     """Write what the product logs in this process from now on; nothing happens if it is written so already.
 
@@ -63,10 +49,10 @@ def write_logs(kind: LogKind, path: Path | None) -> None:
     Raises:
         OSError: The file cannot be opened.
     """
-    found = [each for each in logging.getLogger(_ROOMS[0]).handlers if isinstance(each, _Lines)]
-    if [each.path for each in found] == ([path] if kind == "json" else []):
+    found = [each for each in logging.getLogger(_ROOMS[0]).handlers if isinstance(each.formatter, JsonLine)]
+    if list(map(_path, found)) == ([path and path.absolute()] if kind == "json" else []):
         return
-    added = [_Lines(path)] if kind == "json" else []
+    added = [_lines(path)] if kind == "json" else []
     for name in _ROOMS:
         logger = logging.getLogger(name)
         logger.handlers = [*(each for each in logger.handlers if each not in found), *added]
@@ -74,3 +60,14 @@ def write_logs(kind: LogKind, path: Path | None) -> None:
         logger.propagate = not added
     for handler in found:
         handler.close()
+
+
+def _lines(path: Path | None) -> logging.Handler:
+    # Whoever sets up logging anew, as Prefect does, closes all handlers; one of a file then opens it again.
+    handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(JsonLine())
+    return handler
+
+
+def _path(handler: logging.Handler) -> Path | None:
+    return Path(handler.baseFilename) if isinstance(handler, logging.FileHandler) else None

@@ -80,7 +80,7 @@ class WorkspaceMetrics(Collector):
         runs |= {(product, "unfinished"): number for product, number in running.items()}
         yield _gauge("runs", "Runs; unfinished ones are at work or were cut off.", ("product", "state"), runs)
         states = catalog.image_states()
-        yield _gauge("images", "Images of all runs; reused ones asked no model.", ("product", "state"), states)
+        yield _gauge("images", "Images of each run, summed; reused ones asked no model.", ("product", "state"), states)
         for name, said in (
             ("regions", "Regions found by the finished runs."),
             ("model_calls", "Model calls of the finished runs."),
@@ -89,7 +89,9 @@ class WorkspaceMetrics(Collector):
             values = {(product,): float(getattr(total, name)) for product, total in totals.items()}
             yield _gauge(f"run_{name}", said, ("product",), values)
         ages = {(product,): (now() - total.last).total_seconds() for product, total in totals.items()}
-        yield _gauge("last_run_age_seconds", "Seconds since a run was last finished.", ("product",), ages)
+        yield _gauge("last_run_age_seconds", "Seconds since the newest run was begun.", ("product",), ages)
+        known = {(product,): catalog.count_usable(product) for product in totals}
+        yield _gauge("known_images", "Usable images of the finished runs, each once.", ("product",), known)
 
     def _reviews(self, catalog: Catalog) -> Iterator[GaugeMetricFamily]:
         products = catalog.products()

@@ -50,7 +50,7 @@ class CountTables(Tables):
     def run_totals(self) -> dict[str, RunTotals]:
         """The finished runs of each product together."""
         sums = func.count(), func.sum(Run.regions), func.sum(Run.model_calls), func.sum(Run.seconds)
-        query = select(Run.product, *sums, func.max(Run.finished)).where(Run.state == "done").group_by(Run.product)
+        query = select(Run.product, *sums, func.max(Run.created)).where(Run.state == "done").group_by(Run.product)
         with self._reading() as session:
             return {product: RunTotals(*totals) for product, *totals in session.execute(query)}
 

@@ -70,7 +70,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """Finished runs together; `last` is when one of them was last finished, the rest as in `RunRecord`, summed."""
+    """Finished runs together; `last` is when the newest of them was begun, the rest as in `RunRecord`, summed."""
 
     runs: int
     regions: int

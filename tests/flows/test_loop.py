@@ -216,6 +216,8 @@ def test_what_was_missed_while_no_service_was_there_is_done_once(site: Site) -> 
     left = {run["id"] for run in site.runs("label", "Late")}
     assert not left & {run["id"] for run in late[1:]}
     assert "runs that were missed are dropped" in site.said
+    # Nor does a ring or an event that nobody heard wait for the night.
+    assert all(site.until(lambda name=name: site.runs(name, "Completed")) for name in ("collect", "publish", "curate"))
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def test_a_later_start_that_fails_keeps_the_port_that_others_know(place: Place) 
     with pytest.raises(ServiceError):
         daemons.up(place, Script(place, FAILS))
     again, started = daemons.up(place, Script(place, ANSWERS))
+    assert "address in use" in (place.folder / "server.log.1").read_text()
     assert daemons.down(place)
     assert started
     assert again.port == first.port

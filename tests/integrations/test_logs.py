@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def test_what_is_noted_is_told(labelled_set: LabelledSet, tmp_path: Path) -> Non
     assert (found[3]["reason"], "image" in found[3]) == ("empty file", False)
     assert found[4]["count"] == 1
     assert found[5]["bundle"] == BUNDLE.id
+
+
+def test_whoever_sets_up_logging_anew_ends_nothing(labelled_set: LabelledSet, tmp_path: Path) -> None:
+    write_logs("json", tmp_path / "log")
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as Prefect does
+    labelled_set.catalog.promote(BUNDLE.id, reason="a test")
+    assert [line["event"] for line in lines(tmp_path / "log")] == ["bundle promote"]
 
 
 def test_a_run_that_is_known_has_not_begun_again(labelled_set: LabelledSet, tmp_path: Path) -> None:

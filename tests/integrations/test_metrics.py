@@ -62,6 +62,9 @@ def test_runs_and_images(labelled_set: LabelledSet, metrics: WorkspaceMetrics) -
     assert found["saa_run_seconds"] == {(PRODUCT,): 2}
     assert found["saa_run_model_calls"] == {(PRODUCT,): 0}
     assert 0 <= found["saa_last_run_age_seconds"][PRODUCT,] < 60
+    labelled_set.catalog.use_again("run1")  # a look that found nothing new
+    assert read(metrics)["saa_last_run_age_seconds"][PRODUCT,] >= found["saa_last_run_age_seconds"][PRODUCT,]
+    assert found["saa_known_images"] == {(PRODUCT,): 3}
 
 
 def test_reviews_and_the_champion(labelled_set: LabelledSet, metrics: WorkspaceMetrics) -> None:
