@@ -168,8 +168,7 @@ class Desk:
 
     def shown(self, name: str) -> tuple[int, list[Row]]:
         """Id and rows of the newest prediction of an image."""
-        prediction = max(self.task(name)["predictions"], key=lambda each: int(each["id"]))
-        return int(prediction["id"]), list(prediction["result"])
+        return _newest(self.task(name))
 
     # ---------------------------------------------------------------------------------------------------- the expert
 
@@ -186,13 +185,18 @@ class Desk:
         """Annotate a task, by default with what was shown, untouched."""
         task = self.task(name)
         if parent == "newest":
-            parent = self.shown(name)[0] if task["predictions"] else None
+            parent = _newest(task)[0] if task["predictions"] else None
         if rows is None:
-            rows = self.shown(name)[1]
+            rows = _newest(task)[1]
         body = {"result": list(rows), "was_cancelled": skip, "lead_time": seconds, "parent_prediction": parent}
         with self.server.http() if http is None else _left_open(http) as used:
             made = used.post(f"/api/tasks/{task['id']}/annotations/", json=body).raise_for_status()
         return int(made.json()["id"])
+
+
+def _newest(task: Row) -> tuple[int, list[Row]]:
+    prediction = max(task["predictions"], key=lambda each: int(each["id"]))
+    return int(prediction["id"]), list(prediction["result"])
 
 
 class _left_open:  # noqa: N801 - reads as a verb

@@ -71,7 +71,7 @@ def test_errors_say_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "--predictions" in fail(monkeypatch, capsys, "coco", "out", "--product", "plate")
+    assert "has no finished run" in fail(monkeypatch, capsys, "coco", "out", "--product", "plate")
     assert "is for --predictions" in fail(monkeypatch, capsys, "coco", "out", "--product", "plate", "--run", "r")
     assert "100 together" in fail(monkeypatch, capsys, "coco", "out", "--product", "plate", "--split", "1/2/3")
     assert "coco" in fail(monkeypatch, capsys, "voc", "out", "--product", "plate")

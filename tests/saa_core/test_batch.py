@@ -89,7 +89,7 @@ class TestFit:
             return used
 
         peak(REFERENCES)  # what is made once, such as caches
-        assert peak(8 * REFERENCES) < 1.1 * peak(REFERENCES)
+        assert peak(4 * REFERENCES) < 1.1 * peak(REFERENCES)
 
     def test_no_image_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least one image"):

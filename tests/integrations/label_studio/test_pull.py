@@ -231,10 +231,11 @@ def second_expert(desk: Desk) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Token {token}"}
     with httpx.Client(base_url=desk.server.url, headers=headers, trust_env=False, timeout=60) as http:
         yield http
+    with desk.server.http() as http:
+        http.delete(f"/api/users/{made['id']}/").raise_for_status()
 
 
-def test_annotators_are_kept_apart_and_their_disagreement_is_reported(own_desk: Desk) -> None:
-    desk = own_desk
+def test_annotators_are_kept_apart_and_their_disagreement_is_reported(desk: Desk) -> None:
     desk.photograph(2)
     desk.push()
     with second_expert(desk) as second:
@@ -242,7 +243,7 @@ def test_annotators_are_kept_apart_and_their_disagreement_is_reported(own_desk: 
         desk.answer("0000.png", [], http=second)
         desk.answer("0001.png")
         desk.answer("0001.png", http=second)
-    report = desk.pull()
+        report = desk.pull()
     people = {review.annotator for review in desk.reviews()["0000.png"]}
     assert people == {desk.server.email, "second@example.com"}
     (only,) = report.disagreements
