@@ -24,8 +24,8 @@ help: ## list the targets
 demo: $(STAMP)-base ## the whole loop on a made product, about a minute after the first install
 	$(BIN)/saa demo
 
-test: check browser ## check, then the tests with their coverage limits; about 20 minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' --cov --cov-report=
+test: check browser ## check, then the tests with their coverage limits; about 25 minutes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow' --cov --cov-report=
 	$(BIN)/python -m coverage report --include='saa_core/*' --fail-under=95
 	$(BIN)/python -m coverage report --omit='saa_core/*' --fail-under=85
 
